@@ -1,0 +1,141 @@
+"""The frozen results that stages hand to each other.
+
+Every path lies in the folder of the stage that wrote it. A result is what the cache keeps as `result.json`, so it
+holds plain values only (`deploy_runtime.data` turns it into JSON and back); arrays live in files beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy_runtime.spec import Backend, Calibration, Coverage, Drift, Precision, Speed, Status
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights fixed: `ref` and `params` name the architecture, `weights` is a safetensors file."""
+
+    ref: str
+    params: Mapping[str, str]
+    weights: Path
+    sha256: str
+    parameters: int
+    origin: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Three folders of numbered `.npz` files, one sample each, every array with a batch axis of 1 and an input's name.
+
+    `calibration` gives the INT8 ranges, parity is measured on `held_out`, `golden` ships and is synthetic unless
+    `golden_synthetic` is False. `provenance` says where calibration samples come from, `held_out_note` the others.
+    """
+
+    calibration: Path
+    held_out: Path
+    golden: Path
+    provenance: Calibration
+    held_out_note: str
+    golden_synthetic: bool
+
+
+@dataclass(frozen=True)
+class Reference:
+    """PyTorch fp32 answers on held-out and golden samples: folders of `.npz` files numbered as the samples are.
+
+    `fp64` holds the answers of the module in fp64 for the first `fp64_samples` held-out samples;
+    `fp64_distance` is, per output, max |fp32 - fp64| over them. `seconds` is one forward pass.
+    """
+
+    held_out: Path
+    golden: Path
+    fp64: Path
+    fp64_samples: int
+    fp64_distance: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file of one precision. `kept_float` names the heavy nodes that stay float on purpose, with the reason."""
+
+    path: Path
+    precision: str
+    nodes: int
+    heavy: int
+    quantized: int
+    kept_float: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Range:
+    """What calibration saw of one tensor, in its own units: the least and the largest value, and the chosen
+    clipping threshold of |x| with the share of values it saturates. `non_negative`: no value was below zero."""
+
+    least: float
+    largest: float
+    threshold: float
+    saturated: float
+    algorithm: str
+
+    @property
+    def non_negative(self) -> bool:
+        """Whether no value below zero was seen."""
+        return self.least >= 0.0
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The ranges of every float tensor of the fp32 graph, over `samples` samples."""
+
+    tensors: Mapping[str, Range]
+    samples: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One heavy node of the fp32 graph and the precision that an engine gave it: `fp32`, `bf16`, `fp16` or `int8`."""
+
+    node: str
+    op: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, or the reason why there is none. `file` is what the backend opens; `layers` is the layer table."""
+
+    backend: Backend
+    precision: Precision
+    target: str
+    status: Status
+    reason: str
+    file: Path | None
+    layers: tuple[Layer, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The layer table of one engine, counted."""
+
+    coverage: Coverage
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The drift of one candidate, or the reason why it could not be measured."""
+
+    drift: tuple[Drift, ...]
+    status: Status
+    reason: str
+    emulated: bool = False
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Latency of candidates beside PyTorch, by candidate name (`openvino int8`); `failed` gives reasons by name."""
+
+    measured: Mapping[str, Speed]
+    failed: Mapping[str, str]
+    threads: int

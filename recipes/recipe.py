@@ -1,0 +1,149 @@
+"""What a recipe is: a frozen value that says how to get one model, what goes in and out, and how much drift it may show.
+
+A recipe never imports torch at module level; only `network` and `pretrained` do, when they are called.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from deploy_runtime.errors import UsageError
+from deploy_runtime.spec import Classes, Features, Limit, Preprocess, Task, Tensor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Classes",
+    "Features",
+    "Keep",
+    "Limit",
+    "Param",
+    "Preprocess",
+    "Recipe",
+    "Task",
+    "Tensor",
+]
+
+# The drift a recipe allows unless it says otherwise, with its reason. `fp64_ratio` holds beside `max_relative`:
+# where PyTorch itself is further than that from fp64 the net is ill-conditioned, and the ratio alone decides.
+DEFAULT_LIMITS: Mapping[str, Limit] = {
+    "fp32": Limit(max_relative=1e-4, fp64_ratio=10.0, agreement=1.0),
+    "bf16": Limit(cosine=0.999, sqnr_db=30.0, agreement=0.99),
+    "fp16": Limit(cosine=0.999, sqnr_db=30.0, agreement=0.99),
+    "int8": Limit(cosine=0.99, sqnr_db=18.0, agreement=0.95),
+    "int8_bf16": Limit(cosine=0.99, sqnr_db=18.0, agreement=0.95),
+    "int8_fp16": Limit(cosine=0.99, sqnr_db=18.0, agreement=0.95),
+}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """ONNX nodes that stay in float in an INT8 graph: a glob over node names, and why."""
+
+    nodes: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Param:
+    """A value the user may set with `--param name=value`: what it means, its default, what is allowed.
+
+    `allowed` lists values, or gives the least and the most of a whole number as `range`.
+    """
+
+    name: str
+    default: int | str | bool
+    help: str
+    allowed: tuple[int | str | bool, ...] | range = ()
+
+    def parse(self, text: str) -> int | str | bool:
+        """Read the user's text as this parameter's type. Raises UsageError with what is allowed."""
+        value: int | str | bool
+        if isinstance(self.default, bool):
+            words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            if text.lower() not in words:
+                raise UsageError(f"--param {self.name}={text} is neither true nor false", "Say true or false.")
+            value = words[text.lower()]
+        elif isinstance(self.default, int):
+            try:
+                value = int(text)
+            except ValueError:
+                raise UsageError(
+                    f"--param {self.name}={text} is not a whole number", f"{self.help} (default {self.default})."
+                ) from None
+        else:
+            value = text
+        if isinstance(self.allowed, range) and value not in self.allowed:
+            step = "" if self.allowed.step == 1 else f" in steps of {self.allowed.step}"
+            raise UsageError(
+                f"--param {self.name}={text} is outside what the network takes",
+                f"Give {self.allowed.start} to {self.allowed[-1]}{step}.",
+            )
+        if isinstance(self.allowed, tuple) and self.allowed and value not in self.allowed:
+            raise UsageError(
+                f"--param {self.name}={text} is not one of its values",
+                f"Give one of {', '.join(map(str, self.allowed))}.",
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to get one model, its inputs, outputs, preprocessing, limits. See docs/adding-a-recipe.md.
+
+    name: the code name, e.g. `x3d_s`.      family: the file it stands in.
+    network(**params): the architecture as an `nn.Module`, randomly initialised; imports torch inside.
+        Takes one positional tensor an input, in the order of `inputs`; gives one tensor, or a tuple in that of `outputs`.
+    inputs, outputs, preprocess, task, labels: for the default parameters.
+    shaped(recipe, params): the same recipe with inputs, outputs, task, preprocess fitted to the parameters; it may
+        raise UsageError with the rule that a value breaks.
+    branch_ends: globs over module names: the last normalisation of every residual branch. Seeded weights set its
+        gamma to 0.25, and the test that parity means something zeroes the deepest one.
+    pretrained(**params): the published state dict through the library that publishes it.
+    source: the paper and the library.      weights_from: what people call the published weights.
+    """
+
+    name: str
+    family: str
+    network: "Callable[..., nn.Module]"
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    task: Task
+    parameters: int
+    source: str
+    preprocess: Preprocess | None = None
+    params: tuple[Param, ...] = ()
+    shaped: "Callable[[Recipe, Mapping[str, Any]], Recipe] | None" = None
+    branch_ends: tuple[str, ...] = ()
+    pretrained: Callable[..., Mapping[str, Any]] | None = None
+    weights_from: str = ""
+    limits: Mapping[str, Limit] = field(default_factory=lambda: DEFAULT_LIMITS)
+    keep_float: tuple[Keep, ...] = ()
+    labels: tuple[str, ...] = ()
+    exporter: str = "torchscript"
+    streams: bool = False
+
+    def values(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Read `--param` texts over the defaults. Raises UsageError for a name the recipe does not declare."""
+        declared = {param.name: param for param in self.params}
+        for name in given:
+            if name not in declared:
+                names = ", ".join(declared) or "none"
+                raise UsageError(f"{self.name} has no parameter {name!r}", f"Its parameters: {names}.")
+        return {
+            name: param.parse(given[name]) if name in given else param.default for name, param in declared.items()
+        }
+
+    def fitted(self, values: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe with its inputs, outputs and task fitted to parameter values."""
+        return self.shaped(self, values) if self.shaped else self
+
+    def limit(self, precision: str) -> Limit:
+        """Return the drift allowed at a precision."""
+        return self.limits.get(precision, DEFAULT_LIMITS[precision])
+
+    def with_limits(self, **changed: Limit) -> "Recipe":
+        """Return the recipe with some precisions' limits replaced; each needs its reason."""
+        return replace(self, limits={**self.limits, **changed})

@@ -1,0 +1,268 @@
+"""The values that recipes state, manifests carry and the runtime obeys. Frozen, plain, JSON-able.
+
+Nothing here computes; `data.encode` and `data.decode` turn each value into JSON and back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16"]
+Status = Literal["passed", "failed", "rejected", "crashed", "refused", "built_not_run"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a graph: its name, shape and dtype.
+
+    `shape` holds numbers and, for symbolic axes, their names; the first axis is `"batch"`.
+    `layout` names the axes, one letter each, e.g. `NCTHW`.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    layout: str = ""
+
+    def at(self, batch: int) -> tuple[int, ...]:
+        """Return the shape with every symbolic axis set to `batch`."""
+        return tuple(batch if isinstance(dim, str) else dim for dim in self.shape)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The outputs are scores of `count` exclusive classes over the last axis; the decision is the largest."""
+
+    kind: ClassVar[str] = "classes"
+    count: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """The outputs are feature vectors over the last axis; there is no decision, the cosine judges."""
+
+    kind: ClassVar[str] = "features"
+
+
+Task = Classes | Features
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most drift allowed at one precision; None: not judged. A loosened limit says why in `reason`.
+
+    `cosine` and `sqnr_db` are the least allowed over all held-out samples together; `max_relative` is the most allowed
+    max |error| / max |reference|; `fp64_ratio` is the most allowed distance from an fp64 run in multiples of PyTorch
+    fp32's own distance from it; `agreement` is the least share of equal decisions.
+    """
+
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    max_relative: float | None = None
+    fp64_ratio: float | None = None
+    agreement: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How 8-bit frames become the array that the network was trained on.
+
+    Frames are sampled uniformly in time to `frames` (None: one image), the short side is resized to `short_side`
+    pixels (None: left), the centre `crop` (height, width) is cut, values are divided by 255, then
+    `(value - mean) / std` per channel. `antialias` filters when shrinking, as Pillow does; PyTorch's
+    `interpolate`, which pytorchvideo uses, does not. `layout` is that of one sample, without its batch axis.
+    """
+
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: Literal["CHW", "CTHW", "TCHW"]
+    short_side: int | None = None
+    frames: int | None = None
+    antialias: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch sizes an engine serves: least, best, most. All equal means a fixed batch."""
+
+    least: int = 1
+    best: int = 1
+    most: int = 1
+
+    @property
+    def fixed(self) -> bool:
+        """Whether only one batch size is served."""
+        return self.least == self.most
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one output lies from PyTorch's over all held-out samples.
+
+    Errors are in the output's own units; relative ones are divided by `scale`, the reference's largest magnitude.
+    `sqnr_db` is 10·log10(Σreference² / Σerror²), infinite where the outputs are equal. `worst_cosine` is that of the
+    worst single sample. `agreement` is the share of equal decisions, with its Wilson 95 % interval, over `decisions`
+    decisions of which `excused` differ within twice PyTorch fp32's own distance from fp64.
+    """
+
+    output: str
+    samples: int
+    max_abs: float
+    mean_abs: float
+    scale: float
+    max_relative: float
+    mean_relative: float
+    cosine: float
+    worst_cosine: float
+    sqnr_db: float
+    fp64_ratio: float | None = None
+    agreement: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    decisions: int = 0
+    excused: int = 0
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One measured value against one limit."""
+
+    output: str
+    metric: str
+    value: float
+    limit: float
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Latency of one candidate beside PyTorch eager, interleaved in one run, in milliseconds for one batch.
+
+    `ratio` is PyTorch's median over the candidate's, `low` and `high` its bootstrap 95 % interval. `p99_ms` only
+    from 1,000 runs on.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    p50_ms: float
+    p90_ms: float
+    torch_p50_ms: float
+    runs: int
+    threads: int
+    p99_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the audit found: how many heavy layers of the graph ran in which precision.
+
+    `layers` counts convolutions, matmuls and gemms by precision; `macs` gives the share of multiply-adds in each;
+    `breaches` names the ONNX nodes that got another precision than asked and are not declared `keep_float`.
+    """
+
+    layers: Mapping[str, int]
+    macs: Mapping[str, float]
+    breaches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backend at one precision for one target, with all that was measured of it: a row of the manifest.
+
+    `file` is what the backend opens, relative to the bundle; None where it is not shipped.
+    """
+
+    backend: Backend
+    precision: Precision
+    target: str
+    status: Status
+    reason: str = ""
+    file: str | None = None
+    coverage: Coverage | None = None
+    drift: tuple[Drift, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    speed: Speed | None = None
+    emulated: bool = False
+
+    @property
+    def name(self) -> str:
+        """The word people see: `openvino int8`."""
+        return f"{self.backend} {self.precision}"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a bundle: its path relative to the bundle, with `/`, its digest and its size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the INT8 ranges come from. Never a file name."""
+
+    synthetic: bool
+    samples: int
+    sources: int
+    algorithm: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the bundle was made from and with. `weights` is `seeded`, `pretrained` or `file`."""
+
+    weights: str
+    weights_sha256: str
+    parameters: int
+    calibration: Calibration | None
+    held_out: str
+    versions: Mapping[str, str]
+    machine: Mapping[str, str]
+    options: Mapping[str, str]
+    created: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The small set of inputs and PyTorch fp32 outputs that ships: `golden/inputs.npz`, `golden/outputs.npz`.
+
+    `fp64_distance` is, per output, PyTorch fp32's own largest distance from an fp64 run of the module.
+    """
+
+    samples: int
+    synthetic: bool
+    fp64_distance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`: all that a bundle says of itself. docs/bundle.md documents each field."""
+
+    format: int
+    name: str
+    recipe: str
+    family: str
+    params: Mapping[str, str]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    task: Task
+    preprocess: Preprocess | None
+    labels: tuple[str, ...]
+    batch: Batch
+    limits: Mapping[str, Limit]
+    candidates: tuple[Candidate, ...]
+    chosen: int
+    fallback: int | None
+    verdict: str
+    golden: Golden
+    provenance: Provenance
+    files: tuple[File, ...] = field(default=())
