@@ -1,0 +1,222 @@
+"""Write the bundle: manifest, graphs, engines, golden set, layer tables, report. Written once, never changed.
+
+The stage writes into the cache; `deliver` copies it to where the user wants it, whole or not at all. A CPU backend
+ships the portable graph, which the device compiles on first load; every candidate of a CPU target that passed ships,
+so that another machine can choose again. A GPU target ships the asked precisions' engines and their typed graphs.
+"""
+
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy_recipes.recipe import Recipe
+from deploy_runtime import manifest as manifests
+from deploy_runtime.data import encode
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Calibration, Candidate, Golden, Manifest, Provenance
+
+from deploy_compile.cache import LIBRARIES, sync, told
+from deploy_compile.choose import Choice
+from deploy_compile.machine import facts, versions
+from deploy_compile.options import Options
+from deploy_compile.results import Built, Graph, Loaded, Reference, Samples
+from deploy_compile.samples import stacked
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A finished bundle folder and the sha256 of its manifest."""
+
+    folder: Path
+    digest: str
+
+
+def bundle(
+    out: Path,
+    options: Options,
+    recipe: Recipe,
+    loaded: Loaded,
+    samples: Samples,
+    reference: Reference,
+    graphs: Sequence[Graph],
+    engines: Sequence[Built],
+    rows: Sequence[Candidate],
+    choice: Choice,
+) -> Bundled:
+    """Write a bundle of everything measured. `engines` and `rows` are in the same order."""
+    folder = out / "bundle"
+    folder.mkdir()
+    rows = tuple(
+        replace(row, file=_ship(folder, engine, graphs) if _ships(row, options) else None)
+        for row, engine in zip(rows, engines, strict=True)
+    )
+    _write_golden(folder, samples, reference)
+    layers = {row.name: encode(engine.layers) for row, engine in zip(rows, engines, strict=True)}
+    _write_json(folder / "layers.json", layers)
+    _write_json(folder / "report.json", report(recipe.name, rows, choice))
+    calibrated = options.int8
+    manifest = Manifest(
+        format=manifests.FORMAT,
+        name=options.folder_name,
+        recipe=recipe.name,
+        family=recipe.family,
+        params=dict(options.params),
+        inputs=recipe.inputs,
+        outputs=recipe.outputs,
+        task=recipe.task,
+        preprocess=recipe.preprocess,
+        labels=recipe.labels,
+        batch=options.batch,
+        limits={row.precision: recipe.limit(row.precision) for row in rows},
+        candidates=rows,
+        chosen=choice.chosen,
+        fallback=choice.fallback,
+        verdict=choice.sentence,
+        golden=Golden(_count(samples.golden), samples.golden_synthetic, reference.fp64_distance),
+        provenance=_provenance(options, loaded, samples, samples.provenance if calibrated else None),
+    )
+    manifests.write(folder, manifest)
+    return Bundled(folder, manifests.digest(folder))
+
+
+def deliver(bundled: Bundled, target: Path, force: bool) -> bool:
+    """Copy the bundle to `target`, whole or not at all; False where it already stands there.
+
+    Raises DeployError where another thing stands there and `force` does not allow to replace it.
+    """
+    if target.exists() and not force:
+        if _same(bundled, target):
+            return False
+        raise DeployError(
+            f"{target} exists and holds something else than this command makes",
+            "Give --force to replace it, or --out for another folder: a bundle is never changed once written.",
+        )
+    partial = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for stale in target.parent.glob(f".{target.name}.tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        shutil.copytree(bundled.folder, partial)
+        sync(partial)
+        if target.exists():
+            target.rename(old := partial.with_name(f"{partial.name}-old"))
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.rename(target)
+    except OSError as error:
+        raise told(error, target) from error
+    except shutil.Error as error:
+        raise DeployError(f"the bundle could not be copied to {target}", f"{error.args[0][0][2]}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def check_writable(target: Path) -> None:
+    """Refuse an output folder that cannot be written before hours of work, not after."""
+    parent = next(p for p in (target.absolute(), *target.absolute().parents) if p.exists())
+    if parent == target.absolute():
+        parent = parent.parent
+    probe = parent / f".deploy-compile-{secrets.token_hex(4)}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise DeployError(
+            f"the bundle cannot be written to {target}: {error.strerror}", "Give --out a folder that can be written."
+        ) from error
+
+
+def _same(bundled: Bundled, target: Path) -> bool:
+    with contextlib.suppress(DeployError, OSError):
+        manifests.verify_files(target, manifests.read(target))
+        return manifests.digest(target) == bundled.digest
+    return False
+
+
+def report(name: str, rows: Sequence[Candidate], choice: Choice) -> dict[str, object]:
+    """The facts of a run as one plain object: what `recipe --json` prints and `report.json` holds."""
+    chosen = rows[choice.chosen]
+    return {
+        "recipe": name,
+        "verdict": choice.sentence,
+        "chosen": {"backend": chosen.backend, "precision": chosen.precision, "why": choice.sentence},
+        "candidates": [encode(row) for row in rows],
+    }
+
+
+def _ships(row: Candidate, options: Options) -> bool:
+    if row.status == "passed":
+        return True
+    if row.status != "built_not_run" or not any(v.passed for v in row.verdicts or ()) and row.emulated:
+        return False
+    wanted = {"fp16": options.fp16, "int8_fp16": options.int8, "fp32": not (options.fp16 or options.int8)}
+    return wanted.get(row.precision, False) or row.precision == options.require
+
+
+def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:
+    """Copy what the backend opens, and for a GPU its typed graph, into the bundle; the relative path of the first."""
+    assert engine.file is not None
+    on_gpu = engine.target != "cpu"
+    if on_gpu:
+        graph = next(graph for graph in graphs if graph.precision == engine.precision)
+        _copy(graph.path, folder / "graphs" / f"{graph.precision}.onnx")
+    same = next((g for g in graphs if g.path == engine.file or _equal(g.path, engine.file)), None)
+    if on_gpu:
+        name = f"engines/{engine.precision}.{engine.backend}.engine"
+    elif same:
+        name = f"graphs/{same.precision}.onnx"
+    else:
+        name = f"graphs/{engine.precision}.{engine.backend}.onnx"
+    _copy(engine.file, folder / name)
+    return name
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    data = source.with_name(f"{source.name}.data")  # the weights of a graph above 2 GiB
+    if data.exists():
+        shutil.copyfile(data, target.parent / data.name)
+
+
+def _write_golden(folder: Path, samples: Samples, reference: Reference) -> None:
+    import numpy as np
+
+    (folder / "golden").mkdir()
+    np.savez(folder / "golden" / "inputs.npz", **stacked(samples.golden))
+    np.savez(folder / "golden" / "outputs.npz", **stacked(reference.golden))
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _count(folder: Path) -> int:
+    return len(list(folder.glob("*.npz")))
+
+
+def _provenance(options: Options, loaded: Loaded, samples: Samples, calibration: Calibration | None) -> Provenance:
+    return Provenance(
+        weights=loaded.origin,
+        weights_sha256=loaded.sha256,
+        parameters=loaded.parameters,
+        calibration=calibration,
+        held_out=samples.held_out_note,
+        versions=versions("deploy-compile", *LIBRARIES),
+        machine=facts(),
+        options=options.said(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

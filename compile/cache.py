@@ -1,0 +1,235 @@
+"""Stages kept by content: a second run does no work, a killed run goes on where it was, two runs at once do no harm.
+
+The key of a stage is everything that can change its result: its arguments, the content of the files they name, the
+source of the stage's module and of all of ours that it imports, the versions of the libraries, the machine's CPU.
+A result appears whole or not at all: it is written under a temporary name, synced, then renamed. The trap: a path in
+an argument that lies inside the cache counts by its place there, which holds the key of the stage that wrote it.
+"""
+
+import ast
+import errno
+import functools
+import hashlib
+import inspect
+import json
+import os
+import secrets
+import shutil
+import time
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deploy_runtime.data import decode, encode
+from deploy_runtime.errors import DeployError
+from filelock import FileLock
+
+from deploy_compile import promises
+from deploy_compile.machine import identity, versions
+
+R = TypeVar("R")
+
+PACKAGES = ("deploy_compile", "deploy_recipes", "deploy_runtime")
+LIBRARIES = (
+    "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxconverter-common",
+    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt_rtx_cu13", "numpy", "av", "Pillow", "safetensors",
+)  # fmt: skip
+READ_BYTES = 1 << 20
+
+
+class Stages:
+    """Runs stages through the cache in `folder`; `watch(stage, seconds)` hears of each, None seconds meaning kept."""
+
+    def __init__(self, folder: Path, watch: Callable[[str, float | None], Any], started: Callable[[str], Any]) -> None:
+        self.folder = folder / "stages"
+        self.watch, self.started = watch, started
+        self.worked = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeployError(
+                f"the cache folder {folder} cannot be made: {error.strerror}",
+                "Set DEPLOY_CACHE to a folder that can be written.",
+            ) from error
+
+    def __call__(self, stage: Callable[..., R], *args: Any) -> R:
+        """Return the stage's result for these arguments, from the cache where it stands there."""
+        name = stage.__name__
+        kind = typing.get_type_hints(stage)["return"]
+        final = self.folder / f"{name}-{self.key(stage, args)}"
+        if (kept := self._read(kind, final)) is not None:
+            self.watch(name, None)
+            return kept
+        with FileLock(f"{final}.lock"):  # another process may be making it: wait, then look again
+            if (kept := self._read(kind, final)) is not None:
+                self.watch(name, None)
+                return kept
+            self.started(name)
+            begun = time.monotonic()
+            result = self._make(stage, args, final)
+            self.worked = True
+            self.watch(name, time.monotonic() - begun)
+        return self._read(kind, final) or result
+
+    def each(self, workers: int, stage: Callable[..., R], arguments: Iterable[tuple[Any, ...]]) -> list[R]:
+        """Run one stage for several arguments, `workers` at a time; results in the order of the arguments."""
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda args: self(stage, *args), arguments))
+
+    def key(self, stage: Callable[..., Any], args: tuple[Any, ...]) -> str:
+        """Digest everything that can change the stage's result."""
+        parts = [stage.__qualname__, source_digest(stage.__module__), environment(), self._plain(args)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+    def _make(self, stage: Callable[..., R], args: tuple[Any, ...], final: Path) -> R:
+        for stale in final.parent.glob(f"{final.name}.tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)  # a killed run's; nobody else writes here while we hold the lock
+        partial = final.with_name(f"{final.name}.tmp-{secrets.token_hex(4)}")
+        partial.mkdir()
+        try:
+            result = stage(partial, *args)
+            promises.check(stage.__name__, args, result)
+            text = json.dumps(_move(encode(result), {str(partial): "{out}", str(self.folder): "{cache}"}))
+            (partial / "result.json").write_text(text)
+            sync(partial)
+            partial.rename(final)
+        except OSError as error:
+            raise told(error, partial) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return result
+
+    def _read(self, kind: type[R], final: Path) -> R | None:
+        try:
+            data = json.loads((final / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+        return decode(kind, _move(data, {"{out}": str(final), "{cache}": str(self.folder)}), final.name)
+
+    def _plain(self, value: Any) -> Any:
+        """Turn an argument into what stands for it in the key."""
+        if isinstance(value, Path):
+            if value.is_relative_to(self.folder):
+                return f"{{cache}}/{value.relative_to(self.folder).as_posix()}"
+            return fingerprint(value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return [type(value).__name__, *(self._plain(getattr(value, f.name)) for f in fields(value))]
+        if isinstance(value, Mapping):
+            return [[str(key), self._plain(item)] for key, item in sorted(value.items(), key=str)]
+        if isinstance(value, (tuple, list)):
+            return [self._plain(item) for item in value]
+        if isinstance(value, range):
+            return str(value)
+        if callable(value):
+            return [value.__qualname__, source_digest(value.__module__)]
+        return encode(value)
+
+
+def _move(data: Any, places: Mapping[str, str]) -> Any:
+    if isinstance(data, dict):
+        return {key: _move(item, places) for key, item in data.items()}
+    if isinstance(data, list):
+        return [_move(item, places) for item in data]
+    if isinstance(data, str):
+        for old, new in places.items():
+            if data == old or data.startswith(f"{old}/"):
+                return new + data[len(old) :]
+    return data
+
+
+def told(error: OSError, where: Path) -> DeployError:
+    """Say a failed write as a person should hear it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DeployError(
+            f"the disk is full: writing under {where.parent} failed",
+            "Free some space, or set DEPLOY_CACHE and --out to another disk. Nothing half-written was left.",
+        )
+    return DeployError(f"{error.filename or where}: {error.strerror}", "Check that it exists and may be read and written.")
+
+
+def sync(folder: Path) -> None:
+    """Force a folder's files, and the folder, to the disk, so that a rename after it publishes whole files."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def fingerprint(path: Path) -> str:
+    """Digest a file by content, a folder by names, sizes and times. Raises DeployError where it cannot be read."""
+    try:
+        if path.is_file():
+            return file_digest(path)
+        entries = sorted((p.relative_to(path).as_posix(), p.stat()) for p in path.rglob("*") if p.is_file())
+    except OSError as error:
+        raise told(error, path) from error
+    listing = json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in entries])
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def environment() -> str:
+    """Digest the versions of the libraries and the kind of machine."""
+    return hashlib.sha256(json.dumps([versions(*LIBRARIES), identity()], sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def source_digest(module: str) -> str:
+    """Digest a module's source and, if it is ours, that of all our modules it imports, however deep."""
+    digest = hashlib.sha256()
+    for name in sorted(_reach(module)):
+        path = _source(name)
+        digest.update(name.encode() + (path.read_bytes() if path else b""))
+    return digest.hexdigest()
+
+
+def _reach(module: str) -> set[str]:
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = _source(name)
+        if path is not None:
+            todo += _imports(path)
+    return seen
+
+
+def _imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value.partition(":")[0])  # a function that a worker is told to run, by name
+    return [name for name in found if name.partition(".")[0] in PACKAGES and _source(name)]
+
+
+def _source(name: str) -> Path | None:
+    if name.partition(".")[0] in PACKAGES:
+        if not all(part.isidentifier() for part in name.split(".")):
+            return None
+        try:
+            spec = find_spec(name)
+        except ModuleNotFoundError:  # `from deploy_runtime.spec import Tensor`: a name, not a module
+            return None
+        return Path(spec.origin) if spec and spec.origin else None
+    file = inspect.getsourcefile(import_module(name))
+    return Path(file) if file else None

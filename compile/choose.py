@@ -1,0 +1,89 @@
+"""Which candidate ships: the fastest that passes, unless a simpler one is as fast within the noise.
+
+Promises a sentence that says what was chosen over what, with the numbers. Only measured candidates are chosen: an
+engine that was built and not run can ship, never lead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deploy_runtime.errors import GateError
+from deploy_runtime.spec import Candidate
+
+# Least that can go wrong first: fp32 needs nothing, bf16 needs no calibration, int8 needs calibration data.
+SIMPLEST_FIRST = ("fp32", "bf16", "fp16", "int8_bf16", "int8_fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices into the candidates, and the sentence a person reads first."""
+
+    chosen: int
+    fallback: int | None
+    sentence: str
+
+
+def choose(candidates: Sequence[Candidate], require: str | None, asked: Sequence[str]) -> Choice:
+    """Pick the candidate that ships and the one to fall back on. Raises GateError where none passed.
+
+    `require` names the only precision that will do; `asked` the precisions the user asked for beside fp32 and bf16.
+    The fallback is the fastest of another backend, so that a device with either library can run the bundle.
+    """
+    timed = [i for i, row in enumerate(candidates) if row.status == "passed" and row.speed is not None]
+    allowed = [i for i in timed if require is None or candidates[i].precision == require]
+    if not allowed:
+        raise GateError(*_nothing(candidates, require))
+    fastest = max(allowed, key=lambda i: _ratio(candidates[i]))
+    rivals = [i for i in allowed if _as_fast(candidates[i], candidates[fastest])]
+    chosen = min(rivals, key=lambda i: (SIMPLEST_FIRST.index(candidates[i].precision), -_ratio(candidates[i])))
+    others = [i for i in timed if candidates[i].backend != candidates[chosen].backend]
+    fallback = max(others, key=lambda i: _ratio(candidates[i]), default=None)
+    return Choice(chosen, fallback, _sentence(candidates, allowed, chosen, fastest, asked))
+
+
+def _ratio(row: Candidate) -> float:
+    return row.speed.ratio if row.speed else 0.0
+
+
+def _as_fast(row: Candidate, best: Candidate) -> bool:
+    """Whether the two intervals overlap, so that this run cannot tell them apart."""
+    return row is best or (row.speed is not None and best.speed is not None and row.speed.high >= best.speed.low)
+
+
+def _sentence(
+    candidates: Sequence[Candidate], allowed: Sequence[int], chosen: int, fastest: int, asked: Sequence[str]
+) -> str:
+    row = candidates[chosen]
+    told = f"{row.name}: {_ratio(row):.1f}x PyTorch here, and it passes"
+    if chosen != fastest:
+        gain = _ratio(candidates[fastest]) / _ratio(row)
+        told += f"; {candidates[fastest].name} is {gain:.2f}x of it, within noise, and asks for more trust"
+    else:
+        others = [i for i in allowed if candidates[i].precision != row.precision]
+        if others:
+            second = max(others, key=lambda i: _ratio(candidates[i]))
+            told += f"; {_ratio(row) / _ratio(candidates[second]):.2f}x of {candidates[second].name}, the next best"
+    lower = [precision for precision in asked if precision.startswith("int8")]
+    if lower and not row.precision.startswith("int8"):
+        told += f". {_why_not_int8(candidates)}"
+    return told
+
+
+def _why_not_int8(candidates: Sequence[Candidate]) -> str:
+    rows = [row for row in candidates if row.precision.startswith("int8") and row.status != "built_not_run"]
+    passed = [row for row in rows if row.status == "passed"]
+    if passed:
+        return "int8 was asked for, passes, and is no faster here"
+    reasons = "; ".join(f"{row.name} {row.status}: {row.reason}" for row in rows)
+    return f"int8 was asked for and does not ship ({reasons or 'no backend here builds it'})"
+
+
+def _nothing(candidates: Sequence[Candidate], require: str | None) -> tuple[str, str]:
+    rows = [row for row in candidates if require is None or row.precision == require]
+    what = f"no {require} candidate" if require else "no candidate"
+    reasons = "; ".join(f"{row.name} {row.status}{': ' + row.reason if row.reason else ''}" for row in rows)
+    return (
+        f"{what} passed every gate: {reasons or 'none was built'}",
+        "See the table above: loosen a limit in the recipe with its reason, keep a layer in float, or calibrate on "
+        "real samples (--calibration).",
+    )

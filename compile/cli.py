@@ -1,0 +1,47 @@
+"""`list`, `show` and `doctor`."""
+
+import json
+
+import click
+import deploy_recipes
+from deploy_runtime.errors import UsageError
+from rich.console import Console
+
+from deploy_compile import terminal
+
+
+@click.command(name="list")
+@click.option("--family", help="Only the recipes of one family, e.g. x3d.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array and nothing else.")
+def list_(family: str | None, as_json: bool) -> None:
+    """List the recipes."""
+    recipes = [deploy_recipes.get(name) for name in deploy_recipes.names()]
+    families = sorted({recipe.family for recipe in recipes})
+    if family is not None and family not in families:
+        raise UsageError(f"there is no family {family!r}", f"The families: {', '.join(families)}.")
+    recipes = [recipe for recipe in recipes if family in (None, recipe.family)]
+    if as_json:
+        click.echo(json.dumps(terminal.listing(recipes), indent=1))
+    else:
+        Console().print(terminal.recipes_table(recipes))
+
+
+@click.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show what goes in and out of a recipe, its parameters and its limits."""
+    terminal.print_recipe(Console(), deploy_recipes.resolve(name))
+
+
+@click.command()
+@click.option("--target", multiple=True, help="Only these targets: cpu, rtx, cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def doctor(target: tuple[str, ...], as_json: bool) -> None:
+    """Say what this machine can build and run, and what is missing for the rest."""
+    from deploy_compile.doctor import examine, print_examined
+
+    examined = examine(target)
+    if as_json:
+        click.echo(json.dumps(examined, indent=1))
+    else:
+        print_examined(Console(), examined)

@@ -1,0 +1,130 @@
+"""`recipe`: compile one."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from deploy_runtime import device_cache
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Batch
+from rich.console import Console
+
+from deploy_compile import terminal
+from deploy_compile.options import DEFAULT_TARGETS, Options, parse_batch, parse_params
+from deploy_compile.progress import Progress
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16")
+ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
+
+
+@click.command()
+@click.argument("ref", metavar="NAME|FILE.py:NAME")
+@click.option("--int8", is_flag=True, help="Add INT8 candidates, calibrated.")
+@click.option("--fp16", is_flag=True, help="Add FP16 candidates (GPU targets).")
+@click.option("--require", type=click.Choice(PRECISIONS), help="Exit 3 unless this precision is chosen.")
+@click.option("--weights", "--checkpoint", default="seeded", show_default=True,
+              help="A checkpoint file, 'pretrained', or 'seeded': an architecture check, not a model to ship.")  # fmt: skip
+@click.option("--keys", type=click.Path(path_type=Path), help="JSON object renaming checkpoint keys.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Set one of the recipe's parameters.")
+@click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size the engines serve.")
+@click.option("--calibration", type=click.Path(path_type=Path),
+              help="Folder of images, videos, .npy or .npz that gives the INT8 ranges and the held-out samples. "
+                   "Without it both are synthetic.")  # fmt: skip
+@click.option("--calibration-algorithm", "algorithm", type=click.Choice(ALGORITHMS), default="auto", show_default=True,
+              help="How a tensor's INT8 range is chosen from its histogram.")  # fmt: skip
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class label a line, in order.")
+@click.option("--ship-samples", is_flag=True, help="Ship real held-out samples as the golden set. Default: synthetic.")
+@click.option("--target", "targets", multiple=True, default=DEFAULT_TARGETS, show_default=True,
+              help="Where it will run: cpu, rtx, cuda. May be given again.")  # fmt: skip
+@click.option("--compute-capability", "capabilities", multiple=True, metavar="CC",
+              help="For rtx: sm86, sm89, sm120. Default: all three in one engine.")  # fmt: skip
+@click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default=None,
+              help="ONNX exporter. Default: the recipe's.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. Default: physical cores.")
+@click.option("--strict", is_flag=True, help="Refuse synthetic calibration.")
+@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. Default: artifacts/NAME-PRECISION.")
+@click.option("--force", is_flag=True, help="Replace what stands at --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def recipe(**given: Any) -> None:
+    """Compile a recipe: trace, quantize, build, prove parity, time, and bundle."""
+    begun = time.monotonic()
+    out, force, as_json = given.pop("out"), given.pop("force"), given.pop("as_json")
+    options = read_options(**given)
+    console, quiet = Console(stderr=as_json), as_json
+    if options.weights == "seeded" and not quiet:
+        console.print("[yellow]seeded weights: architecture check, not a model to ship[/]")
+    progress = Progress(quiet=quiet)
+    target = out or Path("artifacts") / options.folder_name
+    try:
+        outcome, delivered = _compile(options, target, force, progress)
+    finally:
+        progress.stop()
+    seconds = time.monotonic() - begun
+    if as_json:
+        from deploy_compile.bundle import report
+
+        body = report(outcome.recipe.name, outcome.rows, outcome.choice)
+        click.echo(json.dumps({"bundle": target.as_posix(), **body, "seconds": round(seconds, 2)}))
+    else:
+        told = terminal.notes(
+            outcome.rows,
+            seeded=options.weights == "seeded",
+            synthetic=options.calibration is None,
+            int8=options.int8,
+        )
+        terminal.print_outcome(console, outcome.rows, outcome.choice.chosen, outcome.choice.sentence, told)
+        state = "written" if delivered else "is up to date, nothing to do"
+        console.print(f"bundle {target} {state} [dim]({seconds:.1f} s)[/]", highlight=False)
+    from deploy_compile.pipeline import required
+
+    required(outcome, options.require)
+
+
+def _compile(options: Options, target: Path, force: bool, progress: Progress) -> Any:
+    from deploy_compile.bundle import check_writable, deliver
+    from deploy_compile.cache import Stages
+    from deploy_compile.pipeline import compile_recipe
+
+    check_writable(target)
+    stages = Stages(device_cache.folder(), progress.finished, progress.started)
+    outcome = compile_recipe(options, stages)
+    return outcome, deliver(outcome.bundled, target, force)
+
+
+def read_options(
+    *,
+    ref: str,
+    params: tuple[str, ...],
+    batch: str,
+    capabilities: tuple[str, ...],
+    targets: tuple[str, ...],
+    threads: int | None,
+    exporter: str | None,
+    **same: Any,
+) -> Options:
+    """Turn what click read into Options, refusing what can be refused before any work."""
+    import deploy_recipes
+    from deploy_runtime.model import physical_cores
+
+    from deploy_compile.targets import get
+
+    deploy_recipes.resolve(ref)
+    for name in targets:
+        get(name)
+    if same["weights"] not in ("seeded", "pretrained") and not Path(same["weights"]).exists():
+        raise DeployError(
+            f"there is no checkpoint at {same['weights']}", "Give --weights a file, 'pretrained' or 'seeded'."
+        )
+    sizes: Batch = parse_batch(batch)
+    return Options(
+        ref=ref,
+        params=parse_params(params),
+        batch=sizes,
+        targets=tuple(dict.fromkeys(targets)),
+        compute_capabilities=capabilities,
+        threads=threads or physical_cores(),
+        exporter=exporter or "",
+        **same,
+    )

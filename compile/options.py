@@ -1,0 +1,85 @@
+"""What the user asked for, as one frozen value: the pipeline and the manifest see the same thing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy_runtime.errors import UsageError
+from deploy_runtime.spec import Batch
+
+DEFAULT_TARGETS = ("cpu", "rtx")
+LARGEST_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `deploy-compile recipe` takes. `weights` is `seeded`, `pretrained` or a path."""
+
+    ref: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    weights: str = "seeded"
+    keys: Path | None = None
+    fp16: bool = False
+    int8: bool = False
+    require: str | None = None
+    calibration: Path | None = None
+    algorithm: str = "auto"
+    ship_samples: bool = False
+    labels: Path | None = None
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    compute_capabilities: tuple[str, ...] = ()
+    batch: Batch = Batch()
+    threads: int = 1
+    exporter: str = ""
+    strict: bool = False
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The precisions asked for beside fp32 and bf16, which are always candidates."""
+        return (("fp16",) if self.fp16 else ()) + (("int8",) if self.int8 else ())
+
+    @property
+    def folder_name(self) -> str:
+        """The bundle's default folder name, e.g. `x3d_s-int8`."""
+        stem = self.ref.rpartition(":")[2]
+        return "-".join((stem, *(self.asked or ("fp32",))))
+
+    def said(self) -> dict[str, str]:
+        """The options as the manifest records them. Never a path: a folder's name may be a patient's."""
+        return {
+            "params": " ".join(f"{k}={v}" for k, v in sorted(self.params.items())),
+            "weights": self.weights if self.weights in ("seeded", "pretrained") else "file",
+            "precisions": " ".join(("fp32", "bf16", *self.asked)),
+            "require": self.require or "",
+            "calibration": "folder" if self.calibration else "synthetic",
+            "calibration_algorithm": self.algorithm,
+            "targets": " ".join(self.targets),
+            "compute_capabilities": " ".join(self.compute_capabilities),
+            "batch": f"{self.batch.least}:{self.batch.best}:{self.batch.most}",
+            "threads": str(self.threads),
+            "exporter": self.exporter or "the recipe's",
+        }
+
+
+def parse_batch(text: str) -> Batch:
+    """Read `N` or `MIN:OPT:MAX`. Raises UsageError where it is neither, or not 1 <= MIN <= OPT <= MAX."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--batch {text} is not a batch size", "Give one number, or MIN:OPT:MAX such as 1:4:16.")
+    sizes = [int(part) for part in parts] * (3 if len(parts) == 1 else 1)
+    if not 1 <= sizes[0] <= sizes[1] <= sizes[2] <= LARGEST_BATCH:
+        raise UsageError(
+            f"--batch {text} cannot be served", f"Sizes go from 1 to {LARGEST_BATCH}, least first: 1, or 1:4:16."
+        )
+    return Batch(*sizes)
+
+
+def parse_params(texts: tuple[str, ...]) -> dict[str, str]:
+    """Read `name=value` words. Raises UsageError for one that is not."""
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"--param {text} is not name=value", "Write it as --param num_classes=2.")
+        given[name] = value
+    return given

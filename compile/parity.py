@@ -1,0 +1,63 @@
+"""How far each candidate lies from PyTorch on the held-out samples. Gives numbers; `deploy_runtime.judge` judges them.
+
+fp32 is also measured against an fp64 run of the module, so that an ill-conditioned net is told from a wrong export.
+An engine that cannot run on this machine is measured by its graph: as it is for int8, with every node's output
+rounded to half precision for fp16 and int8_fp16 ("emulated": a CPU computes fp16 graphs in wider types, and would
+show neither their rounding nor their overflow).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from deploy_recipes.recipe import Recipe
+from deploy_runtime.errors import DeployError
+from deploy_runtime.judge import measure
+from deploy_runtime.spec import Batch
+
+from deploy_compile import parity_run
+from deploy_compile.emulate import emulate
+from deploy_compile.results import Built, Graph, Parity, Reference, Samples
+from deploy_compile.samples import stacked
+
+EMULATED_SAMPLES = 4  # with every output rounded a pass is several times slower; golden samples on the device do the rest
+
+
+def parity(
+    out: Path,
+    built: Built,
+    graph: Graph,
+    recipe: Recipe,
+    samples: Samples,
+    reference: Reference,
+    batch: Batch,
+    threads: int,
+) -> Parity:
+    """Measure one built candidate on the held-out samples. A crash or a refusal is its reason, not the end."""
+    wanted = stacked(reference.held_out)
+    if built.status == "built_not_run":
+        return _emulated(graph, recipe, samples, reference, wanted, threads)
+    assert built.file is not None
+    try:
+        got = parity_run.outputs(
+            built.file, built.backend, built.precision, recipe.inputs, recipe.outputs, batch, samples.held_out, threads
+        )
+    except DeployError as error:
+        return Parity((), "crashed", error.message)
+    np.savez(out / "outputs.npz", **got)
+    fp64 = stacked(reference.fp64)
+    return Parity(measure(wanted, got, recipe.task, reference.fp64_distance, fp64), "passed", "")
+
+
+def _emulated(
+    graph: Graph,
+    recipe: Recipe,
+    samples: Samples,
+    reference: Reference,
+    wanted: dict[str, np.ndarray],
+    threads: int,
+) -> Parity:
+    got = emulate(graph.path, graph.precision, samples.held_out, EMULATED_SAMPLES, threads)
+    count = len(next(iter(got.values())))
+    wanted = {name: array[:count] for name, array in wanted.items()}
+    drift = measure(wanted, got, recipe.task, reference.fp64_distance, None)
+    return Parity(drift, "built_not_run", "", emulated=True)

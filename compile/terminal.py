@@ -1,0 +1,165 @@
+"""Tables that a stranger understands, for a terminal: recipes, candidates, verdicts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deploy_recipes.recipe import Recipe
+from deploy_runtime.spec import Candidate, Drift, Tensor
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+MARKS = {
+    "passed": "[green]passed[/]",
+    "failed": "[red]failed[/]",
+    "rejected": "[red]rejected[/]",
+    "crashed": "[red]crashed[/]",
+    "refused": "[yellow]refused[/]",
+    "built_not_run": "[cyan]built, not run[/]",
+}
+
+
+def candidates_table(rows: Sequence[Candidate], chosen: int) -> Table:
+    """One line a candidate: what became of it, how fast, how close to PyTorch, what ran in which precision."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, justify in (
+        ("", "left"), ("candidate", "left"), ("verdict", "left"), ("x PyTorch", "right"), ("ms", "right"),
+        ("cosine", "right"), ("SQNR dB", "right"), ("top-1", "right"), ("heavy layers", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify, no_wrap=heading in ("x PyTorch", "candidate"))  # type: ignore[arg-type]
+    for i, row in enumerate(rows):
+        worst = min(row.drift, key=lambda drift: drift.sqnr_db, default=None)
+        table.add_row(
+            "[bold green]→[/]" if i == chosen else "",
+            row.name,
+            MARKS[row.status],
+            f"{row.speed.ratio:.2f} [dim]({row.speed.low:.2f}–{row.speed.high:.2f})[/]" if row.speed else "–",
+            f"{row.speed.p50_ms:.1f}" if row.speed else "–",
+            f"{worst.cosine:.5f}" if worst else "–",
+            sqnr(worst) if worst else "–",
+            _agreement(worst),
+            _layers(row),
+        )
+    return table
+
+
+def sqnr(drift: Drift) -> str:
+    """Signal to noise in dB as text; equal outputs have no noise."""
+    return "equal" if drift.sqnr_db == float("inf") else f"{drift.sqnr_db:.1f}"
+
+
+def _agreement(drift: Drift | None) -> str:
+    if drift is None or drift.agreement is None:
+        return "–"
+    return f"{round(drift.agreement * drift.decisions)}/{drift.decisions}"
+
+
+def _layers(row: Candidate) -> str:
+    if row.coverage is None:
+        return "–"
+    return ", ".join(f"{count} {precision}" for precision, count in sorted(row.coverage.layers.items()))
+
+
+def print_outcome(console: Console, rows: Sequence[Candidate], chosen: int, sentence: str, notes: Sequence[str]) -> None:
+    """The table, why each fallen candidate fell, the notes, and the verdict."""
+    console.print(candidates_table(rows, chosen))
+    for row in rows:
+        if row.reason and row.status not in ("passed", "built_not_run"):
+            console.print(f"{MARKS[row.status]} {row.name}: {escape(row.reason)}", highlight=False)
+    for note in notes:
+        console.print(f"[dim]{escape(note)}[/]", highlight=False)
+    console.print(f"[bold]{escape(sentence)}[/]", highlight=False)
+
+
+def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: bool) -> list[str]:
+    """What a person must know beside the numbers."""
+    told = []
+    if any(row.status == "built_not_run" for row in rows):
+        told.append(
+            "built, not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "
+            "emulated on the CPU."
+        )
+    if int8 and synthetic:
+        told.append("calibrated on synthetic samples: give --calibration DIR for ranges of real data.")
+    if seeded:
+        told.append("seeded weights: an architecture check, not a model to ship. Give --weights best.pt.")
+    return told
+
+
+def listing(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+    """What `list --json` prints."""
+    return [
+        {
+            "name": recipe.name,
+            "family": recipe.family,
+            "parameters": recipe.parameters,
+            "inputs": [tensor_json(tensor) for tensor in recipe.inputs],
+            "outputs": [tensor_json(tensor) for tensor in recipe.outputs],
+            "precisions": list(recipe.limits),
+            "streams": recipe.streams,
+        }
+        for recipe in recipes
+    ]
+
+
+def tensor_json(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as plain JSON."""
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
+
+
+def tensor_text(tensor: Tensor) -> str:
+    """A tensor as a person reads it: `video [batch, 3, 13, 160, 160]`."""
+    return f"{tensor.name} [{', '.join(map(str, tensor.shape))}]"
+
+
+def recipes_table(recipes: Sequence[Recipe]) -> Table:
+    """One line a recipe."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "family", "parameters", "inputs", "outputs"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for recipe in recipes:
+        table.add_row(
+            recipe.name,
+            recipe.family,
+            f"{recipe.parameters / 1e6:.1f} M",
+            escape("\n".join(map(tensor_text, recipe.inputs))),
+            escape("\n".join(map(tensor_text, recipe.outputs))),
+        )
+    return table
+
+
+def print_recipe(console: Console, recipe: Recipe) -> None:
+    """All that a recipe says, for `show`."""
+    console.print(f"[bold]{recipe.name}[/]  {recipe.family} family, {recipe.parameters:,} parameters")
+    console.print(escape(recipe.source), highlight=False)
+    rows: list[tuple[str, str]] = []
+    rows += [("input", f"{tensor_text(tensor)} {tensor.dtype} {tensor.layout}") for tensor in recipe.inputs]
+    rows += [("output", f"{tensor_text(tensor)} {tensor.dtype}, {_meaning(recipe)}") for tensor in recipe.outputs]
+    if recipe.preprocess:
+        how = recipe.preprocess
+        frames = f"{how.frames} frames sampled uniformly, " if how.frames else ""
+        side = f"short side to {how.short_side} px, " if how.short_side else ""
+        constants = f"/255, mean {list(how.mean)}, std {list(how.std)}"
+        rows.append(("preprocessing", f"{frames}{side}centre crop {how.crop[0]}x{how.crop[1]}, {constants}"))
+    rows += [("--param", f"{p.name}={p.default}  {p.help}") for p in recipe.params]
+    for precision, limit in recipe.limits.items():
+        stated = {
+            "cosine ≥": limit.cosine, "SQNR dB ≥": limit.sqnr_db, "relative error ≤": limit.max_relative,
+            "x own distance from fp64 ≤": limit.fp64_ratio, "top-1 ≥": limit.agreement,
+        }  # fmt: skip
+        text = ", ".join(f"{name} {value:g}" for name, value in stated.items() if value is not None)
+        rows.append((f"limit {precision}", text + (f" ({limit.reason})" if limit.reason else "")))
+    rows += [("stays float", f"{keep.nodes}: {keep.reason}") for keep in recipe.keep_float]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, text in rows:
+        table.add_row(name, escape(text))
+    console.print(table)
+    console.print(f"compile it:  deploy-compile recipe {recipe.name} --int8", highlight=False)
+
+
+def _meaning(recipe: Recipe) -> str:
+    task = recipe.task
+    return f"scores of {task.count} classes (not probabilities)" if task.kind == "classes" else "a feature vector"
