@@ -1,0 +1,57 @@
+"""The choice: fastest that passes, simpler within noise, a fallback of another backend, honest words."""
+
+import pytest
+from deploy_compile.choose import choose
+from deploy_runtime.errors import GateError
+from deploy_runtime.spec import Backend, Candidate, Precision, Speed, Status
+
+
+def row(
+    backend: Backend, precision: Precision, ratio: float, *, spread: float = 0.02, status: Status = "passed", reason: str = ""
+) -> Candidate:
+    speed = Speed(ratio, ratio * (1 - spread), ratio * (1 + spread), 10.0, 11.0, 10.0 * ratio, 30, 1)
+    return Candidate(backend, precision, "cpu", status, reason, speed=speed if status == "passed" else None)
+
+
+def test_the_fastest_that_passes_ships_with_a_fallback_of_another_backend() -> None:
+    rows = [
+        row("openvino", "fp32", 3.0),
+        row("openvino", "int8", 6.0),
+        row("onnxruntime", "fp32", 1.2),
+        row("onnxruntime", "int8", 2.0),
+    ]
+    choice = choose(rows, None, ("int8",))
+    assert (choice.chosen, choice.fallback) == (1, 3)
+    assert choice.sentence.startswith("openvino int8: 6.0x PyTorch here, and it passes; 2.00x of openvino fp32")
+
+
+def test_within_noise_the_simpler_one_ships_and_says_so() -> None:
+    rows = [row("openvino", "bf16", 6.0), row("openvino", "int8", 6.1)]
+    choice = choose(rows, None, ("int8",))
+    assert choice.chosen == 0
+    assert "within noise" in choice.sentence
+    assert "int8 was asked for, passes, and is no faster here" in choice.sentence
+
+
+def test_a_faster_one_that_fails_is_told_and_not_shipped() -> None:
+    rows = [row("openvino", "bf16", 6.0), row("openvino", "int8", 9.0, status="failed", reason="cosine 0.9, limit 0.99")]
+    choice = choose(rows, None, ("int8",))
+    assert choice.chosen == 0
+    assert choice.fallback is None
+    assert "openvino int8 failed: cosine 0.9, limit 0.99" in choice.sentence
+
+
+def test_a_required_precision_is_chosen_though_slower() -> None:
+    rows = [row("openvino", "bf16", 6.0), row("openvino", "int8", 4.0)]
+    assert choose(rows, "int8", ("int8",)).chosen == 1
+
+
+def test_nothing_passed_is_a_failed_gate_with_every_reason() -> None:
+    rows = [row("openvino", "fp32", 1.0, status="rejected", reason="not in fp32: /stem/Conv")]
+    with pytest.raises(GateError, match="openvino fp32 rejected: not in fp32: /stem/Conv"):
+        choose(rows, None, ())
+
+
+def test_an_engine_that_was_not_run_never_leads() -> None:
+    rows = [row("tensorrt_rtx", "int8_fp16", 1.0, status="built_not_run"), row("openvino", "fp32", 3.0)]
+    assert choose(rows, None, ("int8",)).chosen == 1
