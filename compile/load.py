@@ -1,0 +1,132 @@
+"""The first stage: a recipe's network with its weights fixed, kept as one safetensors file.
+
+Promises an eval-mode fp32 module without gradients, the same one each time `module` is called. The weights are seeded
+(an architecture check), published (`pretrained`) or the user's own file, never a mixture.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from deploy_compile import checkpoint, seeded
+from deploy_compile.results import Loaded
+from deploy_recipes import Recipe, get, names, resolve
+from deploy_runtime.errors import DeployError
+
+WEIGHTS = "weights.safetensors"
+
+
+def load(out: Path, ref: str, params: Mapping[str, str], weights: str, keys: Path | None) -> Loaded:
+    """Build the network that `ref` and `params` name with `weights` (`seeded`, `pretrained` or a path) into `out`.
+
+    Raises UsageError for a wrong recipe or parameter and DeployError for weights that cannot be read or do not fit.
+    """
+    recipe = resolve(ref)
+    values = recipe.values(params)
+    fitted = recipe.fitted(values)
+    if keys and weights in ("seeded", "pretrained"):
+        raise DeployError(f"--keys renames the keys of a file, and the weights are {weights}", "Drop --keys.")
+    if weights == "seeded":
+        net = seeded.build(fitted, lambda: _network(recipe, values))
+    else:
+        state = _published(recipe, values) if weights == "pretrained" else checkpoint.read(Path(weights), keys)
+        net = _network(recipe, values)
+        label = f"the published weights of {recipe.name}" if weights == "pretrained" else f"{weights} does not fit {ref}"
+        net.load_state_dict(_fitting(state, net, label, recipe, values))
+    net.float().eval()
+    path = out / WEIGHTS
+    save_model(net, str(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Loaded(
+        ref=ref,
+        params={name: str(value) for name, value in params.items()},
+        weights=path,
+        sha256=digest,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        origin=weights if weights in ("seeded", "pretrained") else "file",
+    )
+
+
+def module(loaded: Loaded) -> nn.Module:
+    """Return the network of a load stage: eval mode, fp32, on the CPU, no gradients."""
+    recipe = resolve(loaded.ref)
+    net = _network(recipe, recipe.values(loaded.params))
+    load_model(net, str(loaded.weights), strict=True)
+    return net.float().eval().requires_grad_(False)
+
+
+def _network(recipe: Recipe, values: Mapping[str, Any]) -> nn.Module:
+    net = recipe.network(**values)
+    if not isinstance(net, nn.Module):
+        raise DeployError(
+            f"network of recipe {recipe.name} returns a {type(net).__name__}, not a torch.nn.Module",
+            "Correct the recipe: `network(**params)` builds and returns the module.",
+        )
+    return net
+
+
+def _published(recipe: Recipe, values: Mapping[str, Any]) -> checkpoint.State:
+    if recipe.pretrained is None:
+        raise DeployError(
+            f"nobody publishes weights for {recipe.name}", "Give --weights a checkpoint of your own, or `seeded`."
+        )
+    try:
+        return dict(recipe.pretrained(**values))
+    except OSError as error:  # URLError, HTTPError, timeouts
+        raise DeployError(
+            f"the published weights of {recipe.name} ({recipe.weights_from}) cannot be fetched: {error}",
+            "Connect this machine once (they are kept in torch's hub cache), or give --weights a file.",
+        ) from error
+
+
+def _fitting(
+    state: checkpoint.State, net: nn.Module, label: str, recipe: Recipe, values: Mapping[str, Any]
+) -> checkpoint.State:
+    try:
+        return checkpoint.fit(state, net, label)
+    except checkpoint.MismatchError as error:
+        fix = _other_parameter(error.mismatch, recipe, values) or _other_recipe(state, recipe)
+        raise checkpoint.MismatchError(label, error.mismatch, fix) from None
+
+
+def _other_parameter(mismatch: checkpoint.Mismatch, recipe: Recipe, values: Mapping[str, Any]) -> str:
+    """Return the `--param` that explains shapes which differ, where one does: the usual case is num_classes."""
+    if mismatch.missing or mismatch.unexpected:
+        return ""
+    changes = {
+        (given[i], wanted[i])
+        for given, wanted in mismatch.misshapen.values()
+        if len(given) == len(wanted)
+        for i in range(len(given))
+        if given[i] != wanted[i]
+    }
+    if len(changes) != 1:
+        return ""
+    given, wanted = changes.pop()
+    named = [param.name for param in recipe.params if values[param.name] == wanted]
+    return f"The weights were trained with another {named[0]}: add --param {named[0]}={given}." if named else ""
+
+
+def _other_recipe(state: checkpoint.State, recipe: Recipe) -> str:
+    """Return which recipe of the same family the keys are those of; networks are built without memory to see."""
+    for name in names():
+        other = get(name)
+        if other.family != recipe.family or name == recipe.name:
+            continue
+        with torch.device("meta"):
+            net = _network(other, other.values({}))
+        try:
+            checkpoint.fit(state, net, name)
+        except checkpoint.MismatchError as error:
+            if error.mismatch.missing or error.mismatch.unexpected or len(error.mismatch.misshapen) > 2:  # head w and b
+                continue
+        return f"The weights look like {name}: compile that, with the --param values of their training."
+    return ""
+
+

@@ -1,0 +1,89 @@
+"""Smooth, moving, diverse inputs made from a seed, where nobody gave real ones. numpy only.
+
+They stand for preprocessed images and clips: mean about 0, spread about 1, most energy at low frequencies, a few soft
+edges, motion along the time axis. White noise would not do: its ranges and statistics are those of no camera.
+The trap: they say nothing about accuracy on real data, and everything made with them says so.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_recipes.recipe import Preprocess, Recipe, Tensor
+
+WAVES = 10  # plane waves in one sample
+DISCS = 2  # soft-edged moving discs in one sample
+FREQUENCIES = (0.5, 6.0)  # cycles across the image, of the waves
+SHARED_COLOUR = 0.8  # share of a wave's amplitude that all channels have in common
+PLAIN_RANGE = (-2.2, 2.6)  # of normalised 8-bit images, where the recipe states no preprocessing
+
+Array = NDArray[np.float32]
+
+
+def sample(recipe: Recipe, seed: int, index: int) -> dict[str, Array]:
+    """Return sample `index` of the series `seed`: every input of the recipe by name, with a batch axis of 1."""
+    return {
+        tensor.name: _fill(tensor, recipe.preprocess, np.random.default_rng([seed, index, place]))[None]
+        for place, tensor in enumerate(recipe.inputs)
+    }
+
+
+def _fill(tensor: Tensor, preprocess: Preprocess | None, rng: np.random.Generator) -> Array:
+    shape = tensor.at(1)[1:]
+    axes = tensor.layout[1:] if len(tensor.layout) == len(tensor.shape) else "?" * len(shape)
+    size = dict(zip(axes, shape, strict=True))
+    if not {"H", "W"} <= set(axes):
+        return _features(shape, axes, rng)
+    channels, frames = size.get("C", 1), size.get("T", 1)
+    picture = _picture(channels, frames, size["H"], size["W"], rng)  # C, T, H, W
+    low, high = _value_range(preprocess, channels)
+    picture = np.clip(picture, low, high)
+    order = ["CTHW".index(axis) for axis in axes]
+    dropped = tuple(place for place in range(4) if place not in order)
+    picture = picture.transpose([*dropped, *order])
+    return np.ascontiguousarray(picture.reshape(shape), dtype=np.float32)
+
+
+def _picture(channels: int, frames: int, height: int, width: int, rng: np.random.Generator) -> Array:
+    t = np.linspace(0, 1, frames, dtype=np.float32)[:, None, None]
+    y = np.linspace(0, 1, height, dtype=np.float32)[None, :, None]
+    x = np.linspace(0, 1, width, dtype=np.float32)[None, None, :]
+    out = np.zeros((channels, frames, height, width), np.float32)
+    for _ in range(WAVES):
+        cycles = np.exp(rng.uniform(*np.log(FREQUENCIES)))
+        angle, phase, speed = rng.uniform(0, 2 * np.pi, 2).tolist() + [rng.normal(0, 0.6)]
+        flow = cycles * (np.cos(angle) * x + np.sin(angle) * y) + speed * t
+        out += _colour(channels, rng) / np.sqrt(cycles) * np.cos(2 * np.pi * flow + phase).astype(np.float32)
+    for _ in range(DISCS):
+        (top, left), (down, right) = rng.uniform(0.1, 0.9, 2), rng.normal(0, 0.3, 2)
+        distance = np.hypot(y - top - down * t, x - left - right * t)
+        edge = np.tanh((rng.uniform(0.08, 0.3) - distance) / rng.uniform(0.01, 0.05))
+        out += 0.8 * _colour(channels, rng) * edge.astype(np.float32)
+    out -= out.mean()
+    out *= rng.uniform(0.6, 1.4) / max(float(out.std()), 1e-6)  # contrast differs from sample to sample
+    light = rng.normal(0, 0.4) + rng.normal(0, 0.2) * t  # and so does brightness, slowly in time
+    return out + light.astype(np.float32)
+
+
+def _colour(channels: int, rng: np.random.Generator) -> Array:
+    colour = SHARED_COLOUR * rng.normal() + (1 - SHARED_COLOUR) * rng.normal(size=(channels, 1, 1, 1))
+    return np.asarray(colour, np.float32)
+
+
+def _features(shape: tuple[int, ...], axes: str, rng: np.random.Generator) -> Array:
+    """Return standard normal values, drifting slowly along a time axis where there is one."""
+    values = rng.standard_normal(shape)
+    if "T" in axes:
+        axis = axes.index("T")
+        steps = np.arange(1, shape[axis] + 1).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        values = np.cumsum(values, axis=axis) / np.sqrt(steps)
+    return values.astype(np.float32)
+
+
+def _value_range(preprocess: Preprocess | None, channels: int) -> tuple[Array, Array]:
+    """Return the least and the largest value that preprocessing can give, one a channel, shaped C,1,1,1."""
+    if preprocess is None or len(preprocess.mean) != channels:
+        low, high = ([value] * channels for value in PLAIN_RANGE)
+    else:
+        pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
+        low, high = [-mean / std for mean, std in pairs], [(1 - mean) / std for mean, std in pairs]
+    return np.float32(low).reshape(-1, 1, 1, 1), np.float32(high).reshape(-1, 1, 1, 1)
