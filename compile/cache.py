@@ -15,12 +15,12 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,6 +125,8 @@ class Stages:
             return [self._plain(item) for item in value]
         if isinstance(value, range):
             return str(value)
+        if isinstance(value, functools.partial):
+            return [self._plain(value.func), self._plain(value.args), self._plain(value.keywords)]
         if callable(value):
             return [value.__qualname__, source_digest(value.__module__)]
         return encode(value)
@@ -188,48 +190,50 @@ def environment() -> str:
 
 @functools.cache
 def source_digest(module: str) -> str:
-    """Digest a module's source and, if it is ours, that of all our modules it imports, however deep."""
+    """Digest a module's source and that of all it imports, however deep, that is ours or lies in the same folder."""
     digest = hashlib.sha256()
-    for name in sorted(_reach(module)):
-        path = _source(name)
-        digest.update(name.encode() + (path.read_bytes() if path else b""))
+    for path in sorted(_reach(module)):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _reach(module: str) -> set[str]:
-    seen: set[str] = set()
-    todo = [module]
+def _reach(module: str) -> set[Path]:
+    seen: set[Path] = set()
+    first = _ours(module) if module.partition(".")[0] in PACKAGES else inspect.getsourcefile(sys.modules[module])
+    todo = [Path(first)] if first else []
     while todo:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        path = _source(name)
-        if path is not None:
+        path = todo.pop()
+        if path not in seen:
+            seen.add(path)
             todo += _imports(path)
     return seen
 
 
-def _imports(path: Path) -> list[str]:
-    found = []
+def _imports(path: Path) -> list[Path]:
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.append(node.value.partition(":")[0])  # a function that a worker is told to run, by name
-    return [name for name in found if name.partition(".")[0] in PACKAGES and _source(name)]
+            names.add(node.value.partition(":")[0])  # a function that a worker is told to run, by name
+    found = [_ours(name) if name.partition(".")[0] in PACKAGES else _beside(name, path) for name in names]
+    return [source for source in found if source is not None]
 
 
-def _source(name: str) -> Path | None:
-    if name.partition(".")[0] in PACKAGES:
-        if not all(part.isidentifier() for part in name.split(".")):
-            return None
-        try:
-            spec = find_spec(name)
-        except ModuleNotFoundError:  # `from deploy_runtime.spec import Tensor`: a name, not a module
-            return None
-        return Path(spec.origin) if spec and spec.origin else None
-    file = inspect.getsourcefile(import_module(name))
-    return Path(file) if file else None
+def _ours(name: str) -> Path | None:
+    """Where a module of ours stands; None for a name in a module (`deploy_runtime.spec.Tensor`)."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return None
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _beside(name: str, path: Path) -> Path | None:
+    """A module in the same folder, for a user's own files; ours are imported by their full names."""
+    source = path.parent / f"{name.partition('.')[0]}.py"
+    return source if name and "/" not in name and len(name) < 200 and source.is_file() else None

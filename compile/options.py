@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy_runtime.errors import UsageError
-from deploy_runtime.spec import Batch
+from deploy_recipes.recipe import Recipe
+from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.spec import Batch, Classes
 
 DEFAULT_TARGETS = ("cpu", "rtx")
 LARGEST_BATCH = 4096
@@ -83,3 +84,19 @@ def parse_params(texts: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--param {text} is not name=value", "Write it as --param num_classes=2.")
         given[name] = value
     return given
+
+
+def read_labels(path: Path, recipe: Recipe) -> tuple[str, ...]:
+    """Read one class label a line, in the order of the outputs. Raises DeployError where they do not fit the recipe."""
+    try:
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeployError(f"the labels in {path} cannot be read: {error}", "Give a UTF-8 text file.") from error
+    if not isinstance(recipe.task, Classes):
+        raise UsageError(f"{recipe.name} has no classes to label", "Leave --labels out.")
+    if len(labels) != recipe.task.count:
+        raise UsageError(
+            f"{path} has {len(labels)} labels and {recipe.name} has {recipe.task.count} classes",
+            "Give one label a line, as many as classes (--param num_classes=N changes them).",
+        )
+    return labels

@@ -21,7 +21,7 @@ from deploy_compile.cast import cast
 from deploy_compile.choose import Choice, choose
 from deploy_compile.export import export
 from deploy_compile.load import load
-from deploy_compile.options import Options
+from deploy_compile.options import Options, read_labels
 from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
@@ -87,7 +87,8 @@ def fitted(options: Options) -> Recipe:
     recipe = resolve(options.ref)
     if options.strict and options.int8 and options.calibration is None:
         raise UsageError("--strict refuses synthetic calibration", "Give --calibration DIR with real samples.")
-    return recipe.fitted(recipe.values(options.params))
+    recipe = recipe.fitted(recipe.values(options.params))
+    return recipe if options.labels is None else replace(recipe, labels=read_labels(options.labels, recipe))
 
 
 def typed(run: Stages, fp32: Graph, ranges: Ranges | None, recipe: Recipe, options: Options) -> list[Graph]:

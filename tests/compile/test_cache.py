@@ -143,7 +143,17 @@ def test_fingerprints_follow_content(tmp_path: Path) -> None:
 
 
 def test_a_source_digest_reaches_through_imports() -> None:
-    from deploy_compile import cache
-
-    assert "deploy_runtime.spec" in cache._reach("deploy_compile.parity")
     assert source_digest("deploy_compile.parity") != source_digest("deploy_compile.choose")
+
+
+USER = "import sys; sys.path.insert(0, {here!r}); import nets; from deploy_compile.cache import source_digest; print(source_digest('nets'))"
+
+
+def test_a_users_file_counts_with_what_it_imports_from_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("import layers\n")
+    said = []
+    for body in ("a = 1\n", "a = 2\n", "a = 1\n"):
+        (tmp_path / "layers.py").write_text(body)
+        command = [sys.executable, "-B", "-c", USER.format(here=str(tmp_path))]
+        said.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert said[0] == said[2] != said[1]

@@ -1,0 +1,59 @@
+"""The public promise in one place: a small net goes from a recipe to a bundle to an answer, on the CPU, without PyTorch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deploy_compile.__main__ import main
+from deploy_runtime import load
+
+NETS = Path(__file__).parent / "tiny_nets.py"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`deploy-compile recipe tiny_nets.py:tiny --int8`, in a fresh cache."""
+    place = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_CACHE", str(place / "cache"))
+        patch.setattr(sys, "argv", ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out", str(place / "bundle")])
+        main()
+    return place / "bundle"
+
+
+def test_the_bundle_answers_as_pytorch_did(bundle: Path) -> None:
+    golden_in = np.load(bundle / "golden" / "inputs.npz")["image"]
+    golden_out = np.load(bundle / "golden" / "outputs.npz")["logits"]
+    with load(bundle) as model:
+        got = np.concatenate([model.run({"image": image[None]})["logits"] for image in golden_in])
+    error, signal = got - golden_out, golden_out
+    assert np.vdot(error, error) < 10 ** (-1.8) * np.vdot(signal, signal)  # the int8 limit, 18 dB
+
+
+def test_its_gates_pass_again_without_pytorch(bundle: Path) -> None:
+    code = "import sys; sys.modules.update(torch=None, onnx=None, click=None); " + (
+        "from deploy_runtime.__main__ import main; sys.exit(main(['check', sys.argv[1], '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"] is True
+
+
+def test_the_same_again_does_no_work(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    monkeypatch.setenv("DEPLOY_CACHE", str(bundle.parent / "cache"))
+    monkeypatch.setattr(sys, "argv", ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out", str(bundle)])
+    main()
+    assert "is up to date, nothing to do" in " ".join(capsys.readouterr().out.split())
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_every_candidate_has_its_evidence(bundle: Path) -> None:
+    rows = {(r["backend"], r["precision"]): r for r in json.loads((bundle / "manifest.json").read_text())["candidates"]}
+    assert rows["openvino", "int8"]["coverage"]["layers"] == {"int8": 4}
+    assert rows["openvino", "fp32"]["coverage"]["layers"] == {"fp32": 4}
+    assert rows["tensorrt_rtx", "int8"]["status"] == "built_not_run"
+    assert all(v["passed"] for row in rows.values() for v in row["verdicts"] if row["status"] == "passed")
