@@ -87,42 +87,42 @@ def bundle(
 def deliver(bundled: Bundled, target: Path, force: bool) -> bool:
     """Copy the bundle to `target`, whole or not at all; False where it already stands there.
 
-    Raises DeployError where another thing stands there and `force` does not allow to replace it.
+    Raises DeployError where another bundle stands there and `force` does not allow to replace it.
     """
-    if target.exists() and not force:
-        if _same(bundled, target):
-            return False
+    if _same(bundled, target):
+        return False
+    if _occupied(target) and not force:
         raise DeployError(
-            f"{target} exists and holds something else than this command makes",
+            f"{target} holds another bundle than this command makes",
             "Give --force to replace it, or --out for another folder: a bundle is never changed once written.",
         )
     partial = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+    old = partial.with_name(f"{partial.name}-old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for stale in target.parent.glob(f".{target.name}.tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+            shutil.rmtree(stale, ignore_errors=True)  # a killed run's
         shutil.copytree(bundled.folder, partial)
         sync(partial)
         if target.exists():
-            target.rename(old := partial.with_name(f"{partial.name}-old"))
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
+            target.rename(old)
+        partial.rename(target)
     except OSError as error:
         raise told(error, target) from error
-    except shutil.Error as error:
-        raise DeployError(f"the bundle could not be copied to {target}", f"{error.args[0][0][2]}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return True
 
 
-def check_writable(target: Path) -> None:
-    """Refuse an output folder that cannot be written before hours of work, not after."""
-    parent = next(p for p in (target.absolute(), *target.absolute().parents) if p.exists())
-    if parent == target.absolute():
-        parent = parent.parent
+def check_target(target: Path) -> None:
+    """Refuse an output folder before hours of work, not after: one that cannot be written or holds something else."""
+    if _occupied(target) and not (target / manifests.NAME).is_file():
+        raise DeployError(
+            f"{target} holds something else than a bundle",
+            "Give --out a folder that does not exist yet; not even --force replaces what is no bundle.",
+        )
+    parent = next(place for place in target.absolute().parents if place.exists())
     probe = parent / f".deploy-compile-{secrets.token_hex(4)}"
     try:
         probe.mkdir()
@@ -131,6 +131,10 @@ def check_writable(target: Path) -> None:
         raise DeployError(
             f"the bundle cannot be written to {target}: {error.strerror}", "Give --out a folder that can be written."
         ) from error
+
+
+def _occupied(target: Path) -> bool:
+    return target.exists() and (not target.is_dir() or any(target.iterdir()))
 
 
 def _same(bundled: Bundled, target: Path) -> bool:

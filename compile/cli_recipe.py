@@ -83,11 +83,11 @@ def recipe(**given: Any) -> None:
 
 
 def _compile(options: Options, target: Path, force: bool, progress: Progress) -> Any:
-    from deploy_compile.bundle import check_writable, deliver
+    from deploy_compile.bundle import check_target, deliver
     from deploy_compile.cache import Stages
     from deploy_compile.pipeline import compile_recipe
 
-    check_writable(target)
+    check_target(target)
     stages = Stages(device_cache.folder(), progress.finished, progress.started)
     outcome = compile_recipe(options, stages)
     return outcome, deliver(outcome.bundled, target, force)

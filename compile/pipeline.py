@@ -26,7 +26,7 @@ from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
-from deploy_compile.results import Audited, Built, Graph, Parity, Ranges, Speeds
+from deploy_compile.results import Audited, Built, Graph, Parity, Ranges, Reference, Speeds
 from deploy_compile.samples import collect
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
@@ -73,7 +73,7 @@ def compile_recipe(options: Options, run: Stages) -> Outcome:
         run(parity, engine, graph, recipe, samples, torch, batch, threads)
         for engine, graph in zip(engines, sources, strict=True)
     ]
-    rows = [judged(recipe, *measured) for measured in zip(engines, audits, drifts, strict=True)]
+    rows = [judged(recipe, torch, *measured) for measured in zip(engines, audits, drifts, strict=True)]
     passing = [engine for engine, row in zip(engines, rows, strict=True) if row.status == "passed"]
     speeds = run(measure, passing, loaded, recipe, samples, batch, threads)
     rows = [timed(row, speeds) for row in rows]
@@ -102,12 +102,12 @@ def typed(run: Stages, fp32: Graph, ranges: Ranges | None, recipe: Recipe, optio
     return graphs
 
 
-def judged(recipe: Recipe, engine: Built, audited: Audited, drifts: Parity) -> Candidate:
+def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, drifts: Parity) -> Candidate:
     """One candidate's row: built, then audited, then measured; the first of them that fails gives its status."""
     row = Candidate(engine.backend, engine.precision, engine.target, engine.status, engine.reason)
     if engine.file is None:
         return row
-    verdicts = judge(drifts.drift, recipe.limit(engine.precision)) if drifts.drift else ()
+    verdicts = judge(drifts.drift, recipe.limit(engine.precision), torch.fp64_distance) if drifts.drift else ()
     row = replace(
         row, coverage=audited.coverage, drift=drifts.drift, verdicts=verdicts, emulated=drifts.emulated
     )
