@@ -101,11 +101,13 @@ def _decode_union(args: tuple[Any, ...], data: Any, where: str) -> Any:
     for option in plain[:-1]:
         try:
             return _decode(option, data, where)
-        except DeployError:
+        except DeployError:  # noqa: PERF203 - the next kind may fit
             continue
     if plain:
         return _decode(plain[-1], data, where)
-    raise _refuse(where, f"of kind {', '.join(option.kind for option in args if is_dataclass(option))}", data)
+    raise _refuse(
+        where, f"of kind {', '.join(getattr(option, 'kind', '?') for option in args if is_dataclass(option))}", data
+    )
 
 
 def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
