@@ -22,7 +22,8 @@ def encode(value: Any) -> Any:
     """Turn a frozen value into what `json.dumps` takes. Members of a union carry their `kind`."""
     if is_dataclass(value) and not isinstance(value, type):
         body = {f.name: encode(getattr(value, f.name)) for f in fields(value)}
-        return {"kind": value.kind, **body} if hasattr(value, "kind") else body
+        kind = getattr(value, "kind", None)
+        return body if kind is None else {"kind": kind, **body}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

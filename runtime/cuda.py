@@ -1,0 +1,55 @@
+"""Whether an NVIDIA driver is here, asked of the driver itself before any TensorRT library is loaded.
+
+The trap this stands for: without a driver TensorRT's runtime does not fail, it kills the process. So `cuInit` comes
+first, through ctypes, and nothing else of NVIDIA's is touched until it said yes.
+"""
+
+import ctypes
+import sys
+from functools import cache
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+@cache
+def driver() -> str | None:
+    """Return why no NVIDIA GPU can be used here, as a short sentence without a full stop; None where one can."""
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError:
+        return "no NVIDIA driver found"
+    code = int(library.cuInit(0))
+    if code == NO_DEVICE:
+        return "the NVIDIA driver finds no GPU"
+    if code:
+        return f"the NVIDIA driver does not start (cuInit gave {code})"
+    count = ctypes.c_int(0)
+    library.cuDeviceGetCount(ctypes.byref(count))
+    return None if count.value else "the NVIDIA driver finds no GPU"
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Return the compute capability of the first GPU, e.g. (8, 6); None where there is no GPU."""
+    if driver() is not None:
+        return None
+    library = ctypes.CDLL(LIBRARY)
+    device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+    failed = (
+        library.cuDeviceGet(ctypes.byref(device), 0)
+        or library.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device)
+        or library.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device)
+    )
+    return None if failed else (major.value, minor.value)
+
+
+def gpu() -> str:
+    """Return the name of the first GPU, empty where there is none."""
+    if driver() is not None:
+        return ""
+    library, device = ctypes.CDLL(LIBRARY), ctypes.c_int(0)
+    name = ctypes.create_string_buffer(256)
+    if library.cuDeviceGet(ctypes.byref(device), 0) or library.cuDeviceGetName(name, 256, device):
+        return ""
+    return name.value.decode(errors="replace")

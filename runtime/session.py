@@ -1,0 +1,55 @@
+"""One opened engine: what every backend gives back, and the checks at its seam that are the same for all.
+
+`run` takes and gives batch-first arrays by name, and the arrays that it gives are the caller's to keep. Inputs are
+believed here: `Model` has checked them before.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+class Session(ABC):
+    """An engine ready to run. A context manager; `close` gives its memory back and may be called twice."""
+
+    @abstractmethod
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Run one batch."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back."""
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def check_names(file: Path, found: Iterable[str], wanted: Sequence[Tensor]) -> None:
+    """Raise DeployError where the engine's own names are not those of the manifest."""
+    names, expected = set(found), {tensor.name for tensor in wanted}
+    if names != expected:
+        raise DeployError(
+            f"{file} has the tensors {', '.join(sorted(names))} instead of {', '.join(sorted(expected))}",
+            "The engine does not belong to this manifest: build the bundle again.",
+        )
+
+
+def cannot_open(file: Path, library: str, error: Exception) -> DeployError:
+    """Return the error that says why a library did not take a file: the first line of what it said."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return DeployError(
+        f"{library} cannot open {file}: {lines[0][:300]}",
+        "Run `python -m deploy_runtime verify` on the bundle; where it is whole, another backend may take it.",
+    )
