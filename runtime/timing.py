@@ -1,0 +1,103 @@
+"""Fair timing of things that do the same work: interleaved in one run, until the ratios are known well enough.
+
+A machine drifts: clocks, heat and neighbours change within seconds. So every runner runs once a round, in an order
+shuffled anew, and ratios are taken over the same rounds; the drift then falls on all of them alike. The trap: an
+interval says how well the ratio is known here and now, not what another machine would give.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deploy_runtime.spec import Speed
+
+Array = np.ndarray[Any, Any]
+
+WITHIN = 0.05  # a ratio is known well enough when its 95 % interval lies within this share of it on both sides
+WARM_UP = 2  # runs of each before anything counts: caches fill, lazy kernels compile
+LEAST_ROUNDS = 8  # below this a bootstrap says nothing
+MOST_ROUNDS = 5_000
+LOOK_GROWTH = 1.15  # rounds grow by this between two looks at the intervals, so that looking costs little
+RESAMPLES = 1_000  # bootstrap
+BLOCK = 2_000_000  # resampled values held at once: 16 MB
+P99_RUNS = 1_000  # below this a 99th percentile is the luck of a few runs
+MS = 1e3  # milliseconds in a second
+
+
+def interleave(
+    runners: Mapping[str, Callable[[], float]],
+    budget_s: float,
+    baseline: str | None = None,
+    seed: int = 0,
+    warm_up: int = WARM_UP,
+    least_rounds: int = LEAST_ROUNDS,
+    most_rounds: int = MOST_ROUNDS,
+) -> dict[str, Array]:
+    """Run each runner once a round and return its seconds by round, all of the same length.
+
+    A runner runs once and returns the seconds it took. Ends when the ratio of `baseline` (default: the first runner)
+    to every other is known within 5 %, or when `budget_s` seconds have passed and `least_rounds` are done. What a
+    runner raises ends the timing.
+    """
+    names = list(runners)
+    first = names[0] if baseline is None else baseline
+    order, times = random.Random(seed), {name: list[float]() for name in names}
+    start, look = time.perf_counter(), least_rounds
+    for _ in range(warm_up):
+        for name in names:
+            runners[name]()
+    while (rounds := len(times[first])) < most_rounds:
+        if rounds >= least_rounds and time.perf_counter() - start >= budget_s:
+            break
+        if rounds >= look:
+            if all(_known(times[first], times[name]) for name in names if name != first):
+                break
+            look = max(rounds + 1, int(rounds * LOOK_GROWTH))
+        for name in order.sample(names, len(names)):
+            times[name].append(runners[name]())
+    return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+def ratio_interval(
+    baseline: Sequence[float] | Array, candidate: Sequence[float] | Array, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the ratio of the medians, baseline over candidate, with its bootstrap 95 % interval (low, high).
+
+    Both are seconds by round; rounds are resampled as pairs (Efron's percentile bootstrap).
+    """
+    base, other = np.asarray(baseline, np.float64), np.asarray(candidate, np.float64)
+    if base.shape != other.shape or base.ndim != 1 or base.size == 0:
+        raise ValueError(f"the times of {base.shape} and {other.shape} rounds are no pairs")
+    random_rounds = np.random.default_rng(seed)
+    ratios, step = [], max(1, BLOCK // base.size)
+    for done in range(0, RESAMPLES, step):
+        rounds = random_rounds.integers(0, base.size, (min(step, RESAMPLES - done), base.size))
+        ratios.append(np.median(base[rounds], axis=1) / np.median(other[rounds], axis=1))
+    low, high = np.quantile(np.concatenate(ratios), (0.025, 0.975))
+    ratio = float(np.median(base) / np.median(other))
+    return ratio, min(float(low), ratio), max(float(high), ratio)
+
+
+def speed(torch_times: Sequence[float] | Array, times: Sequence[float] | Array, threads: int) -> Speed:
+    """Return the latency of a candidate beside PyTorch's, from their seconds by round."""
+    ratio, low, high = ratio_interval(torch_times, times)
+    milliseconds = np.asarray(times, np.float64) * MS
+    return Speed(
+        ratio=ratio,
+        low=low,
+        high=high,
+        p50_ms=float(np.median(milliseconds)),
+        p90_ms=float(np.quantile(milliseconds, 0.9)),
+        torch_p50_ms=float(np.median(np.asarray(torch_times, np.float64))) * MS,
+        runs=milliseconds.size,
+        threads=threads,
+        p99_ms=float(np.quantile(milliseconds, 0.99)) if milliseconds.size >= P99_RUNS else None,
+    )
+
+
+def _known(base: Sequence[float], other: Sequence[float]) -> bool:
+    ratio, low, high = ratio_interval(base, other)
+    return low >= ratio * (1 - WITHIN) and high <= ratio * (1 + WITHIN)
