@@ -1,0 +1,151 @@
+"""Reading and writing ONNX graphs, and the words that the graph stages share: heavy nodes, links, names.
+
+A heavy node is one that carries the multiply-adds: Conv, ConvTranspose, MatMul, Gemm. Only the main graph is looked at;
+bodies of If, Loop and Scan are left alone by every stage. `save` is atomic, and moves weights beside the graph where
+protobuf could not hold it (2 GiB).
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+MOST_BYTES = 2**31 - 2**24  # of one protobuf file; the margin is for what checker and shape inference add
+SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the graph file, where shape inference sees them
+
+
+@dataclass(frozen=True)
+class Links:
+    """Who makes and who reads each tensor of a graph. `constants` holds initializers and outputs of Constant nodes."""
+
+    constants: Mapping[str, TensorProto]
+    producers: Mapping[str, onnx.NodeProto]
+    consumers: Mapping[str, Sequence[onnx.NodeProto]]
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read a graph with its external weights."""
+    return onnx.load(path)
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    """Write a graph under a temporary name, sync it and rename it; weights go to `NAME.data` above 2 GiB."""
+    folder = path.parent / f".{path.name}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        outside = model.ByteSize() > MOST_BYTES
+        onnx.save_model(
+            model,
+            folder / path.name,
+            save_as_external_data=outside,
+            location=f"{path.name}.data",
+            size_threshold=SMALLEST_EXTERNAL,
+        )
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the graph last
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            file.replace(path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return path
+
+
+def links(model: onnx.ModelProto) -> Links:
+    """Index a graph's constants, and the producer and consumers of every tensor, in graph order."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers: dict[str, onnx.NodeProto] = {}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+        producers.update(dict.fromkeys(filter(None, node.output), node))
+        for name in dict.fromkeys(filter(None, node.input)):
+            consumers.setdefault(name, []).append(node)
+    return Links(constants, producers, consumers)
+
+
+def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes that carry the multiply-adds, in graph order."""
+    return [node for node in model.graph.node if node.op_type in HEAVY and node.domain in ("", "ai.onnx")]
+
+
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return an integer attribute of a node."""
+    return next((int(found.i) for found in node.attribute if found.name == name), default)
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Return the version of the default operator set."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def array(tensor: TensorProto) -> np.ndarray:
+    """Return a constant's values. Raises ValueError where they lie in an external file that was not read."""
+    return numpy_helper.to_array(tensor)
+
+
+def inferred(model: onnx.ModelProto, batch: int | None = None) -> dict[str, tuple[int, tuple[int | None, ...]]]:
+    """Return element type and shape of every tensor, with symbolic axes of the inputs set to `batch` where given.
+
+    An axis that inference leaves open is None. Weights may be absent (`load_external_data=False`).
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    if batch is not None:
+        for value in bare.graph.input:
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.HasField("dim_param"):
+                    dim.dim_value = batch
+        for value in bare.graph.output:
+            value.type.tensor_type.ClearField("shape")
+    for tensor in bare.graph.initializer:
+        _drop_data(tensor)
+    graph = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=True).graph
+    found: dict[str, tuple[int, tuple[int | None, ...]]] = {
+        tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer
+    }
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        dims = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+        found[value.name] = (kind.elem_type, dims)
+    return found
+
+
+def _drop_data(tensor: TensorProto) -> None:
+    """Empty a float weight that shape inference cannot need, so that no copy of it is made again and again."""
+    if tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) * 4 > SMALLEST_EXTERNAL:
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+
+
+def taken(model: onnx.ModelProto) -> set[str]:
+    """Return every name in use: of tensors and of nodes."""
+    graph = model.graph
+    names = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
+    names |= {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        names |= {node.name, *node.input, *node.output}
+    return names
+
+
+def unique(name: str, used: set[str]) -> str:
+    """Return `name`, numbered where it is in use already, and mark it as used."""
+    found = next(candidate for candidate in _numbered(name) if candidate not in used)
+    used.add(found)
+    return found
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    count = 1
+    while True:
+        yield f"{name}_{count}"
+        count += 1

@@ -1,0 +1,188 @@
+"""Quantize: write the INT8 graph, symmetric S8S8 Q/DQ around every heavy node, the one that every backend takes.
+
+Promise: activations per tensor in int8 with zero point 0, one Q -> DQ pair a tensor, shared by the heavy nodes that
+read it; weights as int8 initializers with a per-channel DQ; bias and every other node in float; every heavy node is
+quantized or listed in `kept_float` with its reason; scales that fp16 holds exactly (see scales.py).
+
+Ours and not ONNX Runtime's `quantize_static`: its defaults are refused by the TensorRT parser (int32 bias behind a DQ,
+non-zero zero points), it quantizes Softmax and Sigmoid, its `Entropy` equals `MinMax`, its scales are not fp16-exact,
+and it would run the calibration again.
+"""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from deploy_compile import onnx_graph
+from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.scales import quantized, scales
+from deploy_recipes.recipe import Keep
+from deploy_runtime.errors import DeployError
+
+DATA_INPUTS = 2  # of a heavy node: what it multiplies; the third is the bias and stays float
+
+
+def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]) -> Graph:
+    """Write `int8.onnx` into `out` from the fp32 graph and its ranges.
+
+    Raises DeployError where a glob of `keep_float` names no heavy node.
+    """
+    model = onnx_graph.load(graph.path)
+    heavy = onnx_graph.heavy_nodes(model)
+    kept = _kept(heavy, keep_float)
+    links = onnx_graph.links(model)
+    for node in heavy:
+        if node.name not in kept and (reason := _refusal(node, links, ranges.tensors)):
+            kept[node.name] = reason
+    writer = _Writer(model, links, ranges.tensors)
+    for node in heavy:
+        if node.name not in kept:
+            writer.quantize(node)
+    writer.finish()
+    path = onnx_graph.save(model, out / "int8.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    done = len(heavy) - len(kept)
+    result = Graph(path, "int8", len(model.graph.node), len(heavy), done, kept)
+    _check(model, result, writer)
+    return result
+
+
+def _kept(heavy: Sequence[onnx.NodeProto], keep_float: Sequence[Keep]) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    for keep in keep_float:
+        matched = [node.name for node in heavy if fnmatchcase(node.name, keep.nodes)]
+        if not matched:
+            shown = ", ".join(node.name for node in heavy[-3:])
+            raise DeployError(
+                f"keep_float {keep.nodes!r} matches no convolution, matmul or gemm of the graph",
+                f"Correct the glob in the recipe; node names look like {shown}.",
+            )
+        kept.update((name, keep.reason) for name in matched if name not in kept)
+    return kept
+
+
+def _refusal(node: onnx.NodeProto, links: onnx_graph.Links, ranges: Mapping[str, Range]) -> str:
+    """Say why a node cannot be quantized, or nothing."""
+    data = node.input[:DATA_INPUTS]
+    if all(name in links.constants for name in data):
+        return "both of its inputs are constants"
+    reasons = (
+        _weight_refusal(onnx_graph.array(links.constants[name]))
+        if name in links.constants
+        else _range_refusal(ranges.get(name))
+        for name in data
+    )
+    return next((f"its input {name} {reason}" for name, reason in zip(data, reasons, strict=True) if reason), "")
+
+
+def _weight_refusal(weight: np.ndarray) -> str:
+    if weight.dtype != np.float32:
+        return f"is {weight.dtype}, not float32"
+    largest = np.abs(weight).max(initial=0.0)
+    return "" if np.isfinite(scales(largest)) else f"reaches {largest:.3g}, too large for an fp16 scale"
+
+
+def _range_refusal(seen: Range | None) -> str:
+    if seen is None:
+        return "is not float32"
+    if seen.threshold == 0.0:
+        return "was zero in every calibration sample"
+    wide = not np.isfinite(scales(np.array(seen.threshold)))
+    return f"reaches {seen.threshold:.3g}, too large for an fp16 scale" if wide else ""
+
+
+def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int:
+    """Return the axis of a weight that runs over output channels: `position` is its place among the node's inputs."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        transposed = onnx_graph.attribute(node, "transB" if position else "transA", 0)
+        return (1 - transposed) if position else transposed
+    return rank - 1 if position else max(rank - 2, 0)
+
+
+class _Writer:
+    """Adds Q and DQ nodes to a model, one pair a tensor; new nodes stand right before their first reader."""
+
+    def __init__(self, model: onnx.ModelProto, links: onnx_graph.Links, ranges: Mapping[str, Range]) -> None:
+        self.model, self.links, self.ranges = model, links, ranges
+        self.used = onnx_graph.taken(model)
+        self.made: dict[tuple[str, int], str] = {}  # (tensor, axis; -1 for activations) -> its DQ output
+        self.before: dict[str, list[onnx.NodeProto]] = {}
+        self.pairs = 0
+
+    def quantize(self, node: onnx.NodeProto) -> None:
+        """Give a heavy node quantized data inputs."""
+        for position, name in enumerate(node.input[:DATA_INPUTS]):
+            if name in self.links.constants:
+                weight = onnx_graph.array(self.links.constants[name])
+                axis = channel_axis(node, position, weight.ndim)
+                if (name, axis) not in self.made:
+                    self.made[name, axis] = self._weight(name, weight, axis, node)
+            else:
+                axis = -1
+                if (name, axis) not in self.made:
+                    self.made[name, axis] = self._activation(name, node)
+            node.input[position] = self.made[name, axis]
+
+    def _activation(self, name: str, reader: onnx.NodeProto) -> str:
+        scale = self._constant(f"{name}_scale", scales(np.array(self.ranges[name].threshold)))
+        zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
+        inside = self._node("QuantizeLinear", [name, scale, zero], f"{name}_quantized", reader)
+        self.pairs += 1
+        return self._node("DequantizeLinear", [inside, scale, zero], f"{name}_dequantized", reader)
+
+    def _weight(self, name: str, weight: np.ndarray, axis: int, reader: onnx.NodeProto) -> str:
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        scale = scales(np.abs(weight).max(axis=others, initial=0.0))
+        inputs = [
+            self._constant(f"{name}_quantized", quantized(weight, scale, axis)),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)),
+        ]
+        return self._node("DequantizeLinear", inputs, f"{name}_dequantized", reader, axis=axis)
+
+    def _constant(self, name: str, values: np.ndarray) -> str:
+        name = onnx_graph.unique(name, self.used)
+        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _node(
+        self, op: str, inputs: Sequence[str], output: str, reader: onnx.NodeProto, axis: int | None = None
+    ) -> str:
+        output = onnx_graph.unique(output, self.used)
+        name = onnx_graph.unique(f"{output}/{op}", self.used)
+        made = helper.make_node(op, list(inputs), [output], name)
+        if axis is not None:
+            made.attribute.append(helper.make_attribute("axis", axis))
+        self.before.setdefault(reader.name, []).append(made)
+        return output
+
+    def finish(self) -> None:
+        """Put the new nodes in their places and drop the float weights that nobody reads any more."""
+        nodes = [made for node in self.model.graph.node for made in (*self.before.get(node.name, ()), node)]
+        read = {name for node in nodes for name in node.input} | {value.name for value in self.model.graph.output}
+        nodes = [node for node in nodes if node.op_type != "Constant" or node.output[0] in read]
+        weights = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(nodes)
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(weights)
+
+
+def _check(model: onnx.ModelProto, result: Graph, writer: _Writer) -> None:
+    """Raise ValueError where the written graph is not what this stage promises."""
+    made = {output: node.op_type for node in model.graph.node for output in node.output}
+    ops = list(made.values())
+    if (ops.count("QuantizeLinear"), ops.count("DequantizeLinear")) != (writer.pairs, len(writer.made)):
+        raise ValueError("the INT8 graph has another number of Q and DQ nodes than were written")
+    for node in onnx_graph.heavy_nodes(model):
+        whole = all(made.get(name) == "DequantizeLinear" for name in node.input[:DATA_INPUTS])
+        if whole == (node.name in result.kept_float):
+            raise ValueError(f"{node.name} is neither quantized nor kept float")

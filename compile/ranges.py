@@ -1,0 +1,144 @@
+"""Calibrate: run the fp32 graph over the calibration samples once and keep, of every float tensor, what it ranged over.
+
+Promise: one streaming pass whose memory does not grow with the number of samples; least and largest values exact over
+every value of every sample; thresholds from full histograms for the tensors that become int8 (inputs and outputs of
+heavy nodes and of Add), min-max for the rest. A graph whose tensors do not fit TAPPED_BYTES at once is run once for
+each part. ONNX Runtime executes it: with every tensor tapped it is faster than OpenVINO (x3d_s 0.30 against 0.48 s).
+
+`auto` is `mse`, the only algorithm good on both nets (SQNR of the logits in dB, 16 calibration clips, 8 others):
+         minmax  percentile  mse   entropy
+x3d_s     20.9      17.8     22.7   12.8
+resnet50  22.1      25.5     24.9   25.1
+"""
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+from onnx import TensorProto, helper
+
+from deploy_compile import onnx_graph
+from deploy_compile.histogram import Extent, Histogram
+from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.thresholds import ALGORITHMS
+from deploy_runtime.errors import DeployError, UsageError
+
+AUTO = "mse"  # what `auto` stands for
+TAPPED_BYTES = 3 * 2**29  # of tensors held at once, for one sample
+
+
+def calibrate(out: Path, graph: Graph, samples: Path, algorithm: str, threads: int) -> Ranges:
+    """Return the ranges of every float tensor of the fp32 graph over a folder of one-sample `.npz` files.
+
+    `algorithm` is a name in `thresholds.ALGORITHMS` or `auto`. Raises UsageError for another one, and DeployError where
+    there is no sample or a tensor is not a number.
+    """
+    algorithm = _known(algorithm)
+    files = sorted(samples.glob("*.npz"))
+    if not files:
+        raise DeployError(f"{samples} holds no calibration samples", "Give a folder with at least one readable sample.")
+    model = onnx_graph.load(graph.path)
+    seen: dict[str, Extent] = _accumulators(model)
+    given = {value.name for value in model.graph.input}
+    for part in _parts(model, [name for name in seen if name not in given]):
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            session = _tapped(model, part, Path(folder), threads)
+            first = {name for name in seen if name in given}
+            given = set()  # inputs are counted once, with the first part
+            for file in files:
+                arrays = _read(file)
+                _count(seen, {name: arrays[name] for name in first})
+                values: Any = session.run(part, arrays)
+                _count(seen, dict(zip(part, values, strict=True)))
+    return Ranges({name: _range(extent, algorithm) for name, extent in seen.items()}, len(files))
+
+
+def _known(algorithm: str) -> str:
+    if algorithm == "auto":
+        return AUTO
+    if algorithm not in ALGORITHMS:
+        close = difflib.get_close_matches(algorithm, ALGORITHMS, 1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise UsageError(
+            f"there is no calibration algorithm {algorithm!r}", f"{hint}Choose auto, {', '.join(ALGORITHMS)}."
+        )
+    return algorithm
+
+
+def _accumulators(model: onnx.ModelProto) -> dict[str, Extent]:
+    """One empty accumulator for each float32 tensor that is not a constant: the inputs, then in graph order."""
+    links = onnx_graph.links(model)
+    kinds = onnx_graph.inferred(model)
+    histograms = {
+        name
+        for node in model.graph.node
+        if node.op_type in onnx_graph.HEAVY or node.op_type == "Add"
+        for name in (*node.input, *node.output)
+    }
+    names = [value.name for value in model.graph.input]
+    names += [name for node in model.graph.node for name in node.output]
+    return {
+        name: Histogram() if name in histograms else Extent()
+        for name in names
+        if name not in links.constants and kinds.get(name, (0, ()))[0] == TensorProto.FLOAT
+    }
+
+
+def _parts(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[list[str]]:
+    """Split tensors into runs whose values fit TAPPED_BYTES together at batch 1; at least one part, even if empty."""
+    shapes = onnx_graph.inferred(model, batch=1)
+    part: list[str] = []
+    held = 0
+    for name in names:
+        size = 4 * int(np.prod([dim or 1 for dim in shapes[name][1]], dtype=np.int64))
+        if part and held + size > TAPPED_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(name)
+        held += size
+    yield part
+
+
+def _tapped(model: onnx.ModelProto, names: Sequence[str], folder: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open the graph with the named tensors as its outputs."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    del tapped.graph.output[:]
+    tapped.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # shapes of tapped tensors are open on purpose
+    path = onnx_graph.save(tapped, folder / "tapped.onnx")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _count(seen: dict[str, Extent], arrays: dict[str, np.ndarray]) -> None:
+    for name, values in arrays.items():
+        try:
+            seen[name].add(values)
+        except ValueError as error:
+            raise DeployError(
+                f"tensor {name} of the fp32 graph is not a number for a calibration sample",
+                "The network itself gives NaN there: check its weights and the scale of the samples.",
+            ) from error
+
+
+def _range(extent: Extent, algorithm: str) -> Range:
+    if extent.least > extent.largest:  # nothing finite was ever seen
+        return Range(0.0, 0.0, 0.0, 0.0, algorithm)
+    if not isinstance(extent, Histogram) or extent.top == 0.0:
+        return Range(extent.least, extent.largest, extent.top, 0.0, "minmax")
+    threshold = ALGORITHMS[algorithm](extent.counts, extent.width, extent.top)
+    clipped = int(extent.counts[int(np.ceil(threshold / extent.width)) :].sum())
+    return Range(extent.least, extent.largest, threshold, clipped / int(extent.counts.sum()), algorithm)
