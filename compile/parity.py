@@ -33,14 +33,16 @@ def parity(
     threads: int,
 ) -> Parity:
     """Measure one built candidate on the held-out samples. A crash or a refusal is its reason, not the end."""
+    if built.file is None:
+        return Parity((), built.status, built.reason)
     wanted = stacked(reference.held_out)
     if built.status == "built_not_run":
         return _emulated(graph, recipe, samples, reference, wanted, threads)
-    assert built.file is not None
     try:
         got = parity_run.outputs(
-            built.file, built.backend, built.precision, recipe.inputs, recipe.outputs, batch, samples.held_out, threads
-        )
+            built.file, built.backend, built.precision, recipe.inputs, recipe.outputs, batch, samples.held_out, threads,
+            limit=len(next(iter(wanted.values()))), target=built.target,
+        )  # fmt: skip
     except DeployError as error:
         return Parity((), "crashed", error.message)
     np.savez(out / "outputs.npz", **got)

@@ -1,0 +1,72 @@
+"""PyTorch's own answers, which everything else is compared with: fp32 on held-out and golden samples, fp64 on a few.
+
+The fp64 run tells how far PyTorch fp32 itself is from the truth, so that an ill-conditioned network is told from a
+wrong export. One sample a pass: batch 1 is what the engines run, and memory stays that of one clip. The trap: the fp64
+module is the fp32 weights widened, so what it measures is rounding in the arithmetic, not in the weights.
+"""
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from deploy_recipes.recipe import Recipe
+
+from deploy_compile.results import Loaded, Reference, Samples
+from deploy_compile.samples import read, write
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SLOW_S = 2.0  # a forward pass longer than this has fewer held-out samples
+SLOW_SAMPLES = 4
+FP64_SAMPLES = 2
+
+
+def reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threads: int) -> Reference:
+    """Run PyTorch eager on the held-out and golden samples, in fp32, and on the first two held-out ones in fp64.
+
+    Where one forward pass takes over 2 s only the first four held-out samples are run; the folder holds the answers.
+    """
+    import torch
+
+    from deploy_compile.load import module
+
+    torch.set_num_threads(threads)
+    net = module(loaded)
+    held_out = [sample for sample in islice(read(samples.held_out), SLOW_SAMPLES)]
+    with torch.inference_mode():
+        _forward(net, recipe, held_out[0], np.float32)  # lets lazy initialisation out of the timing
+        begun = time.perf_counter()
+        _forward(net, recipe, held_out[0], np.float32)
+        seconds = time.perf_counter() - begun
+        most = SLOW_SAMPLES if seconds > SLOW_S else None
+        for folder, source in (("held_out", islice(read(samples.held_out), most)), ("golden", read(samples.golden))):
+            write(out / folder, (_forward(net, recipe, sample, np.float32) for sample in source))
+        narrow = list(islice(read(out / "held_out"), FP64_SAMPLES))
+        net = net.double()
+        wide = [_forward(net, recipe, sample, np.float64) for sample in held_out[: len(narrow)]]
+    write(out / "fp64", wide)
+    return Reference(
+        held_out=out / "held_out",
+        golden=out / "golden",
+        fp64=out / "fp64",
+        fp64_samples=len(wide),
+        fp64_distance={tensor.name: _distance(tensor.name, narrow, wide) for tensor in recipe.outputs},
+        seconds=seconds,
+    )
+
+
+def _forward(net: "nn.Module", recipe: Recipe, sample: dict[str, np.ndarray], dtype: type) -> dict[str, np.ndarray]:
+    import torch
+
+    inputs = [torch.from_numpy(np.asarray(sample[tensor.name], dtype)) for tensor in recipe.inputs]
+    given = net(*inputs)
+    outputs = given if isinstance(given, (tuple, list)) else (given,)
+    return {tensor.name: value.numpy() for tensor, value in zip(recipe.outputs, outputs, strict=True)}
+
+
+def _distance(name: str, narrow: Sequence[dict[str, np.ndarray]], wide: Sequence[dict[str, np.ndarray]]) -> float:
+    return max(float(np.abs(one[name] - other[name]).max()) for one, other in zip(narrow, wide, strict=True))
