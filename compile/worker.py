@@ -199,7 +199,8 @@ def _serve() -> None:
     threading.Thread(target=_hear, args=(questions, todo), daemon=True).start()
     kept: list[Any] = []
     while True:
-        _write(answers, _answer(*todo.get(), kept))
+        kind, name, args = todo.get()
+        _write(answers, _answer(kind, name, args, kept))
 
 
 def _hear(questions: BinaryIO, todo: "queue.SimpleQueue[Any]") -> None:

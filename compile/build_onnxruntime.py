@@ -1,0 +1,119 @@
+"""ONNX Runtime: a graph is what ships; it is optimised here to see that it loads, and into which operators.
+
+INT8 on an x86 processor needs another form of the same quantized graph (`rewrite_onnxruntime`): the symmetric one
+runs its slow kernels. What each node got is read from the optimised graph that ONNX Runtime itself saves, at the
+level below the last: the last only changes memory layouts, and in doing so loses the names of convolutions. That it
+leaves the number of operators of each precision alone is checked. The trap: a convolution whose *output* is not
+quantized, too, is computed in float without a word.
+"""
+
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy_compile.build import Refused, Unauditable
+from deploy_compile.heavy import heavy_nodes
+from deploy_compile.narrow_weights import X86, saturates
+from deploy_compile.results import Layer, Ranges
+from deploy_compile.rewrite_onnxruntime import rewrite
+
+# Operators of the optimised graph by the kind of arithmetic that they do on integers; every other one is float.
+INTEGER_OPS = frozenset(
+    {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+     "QGemm", "QLinearConvTranspose"}
+)  # fmt: skip
+FLOAT_OPS = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
+)
+FLOAT_TYPES = {1: "fp32", 10: "fp16", 16: "bf16"}  # onnx.TensorProto's numbers
+SILENT = 4  # ONNX Runtime's log severity that only tells of fatal errors: ours are told by exceptions
+
+
+def build(
+    out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges | None, provider: str
+) -> tuple[Path, tuple[Layer, ...]]:
+    """Make `graph` ready for ONNX Runtime; return the file with the precision of each heavy node of `fp32`.
+
+    Raises Refused where ONNX Runtime does not take it.
+    """
+    file = graph
+    if precision.startswith("int8"):
+        assert ranges is not None, "INT8 is only ever built after calibration"
+        unsigned = platform.machine() in X86
+        file = rewrite(graph, out / "model.onnx", ranges, unsigned=unsigned, seven_bits=saturates())
+    named, final = (_optimised(out, file, provider, level) for level in ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"))
+    if _kinds(named) != _kinds(final):
+        raise Unauditable(
+            f"ONNX Runtime's last optimisation level turned {dict(_kinds(named))} into {dict(_kinds(final))}"
+        )
+    return file, layers(named, heavy_nodes(fp32))
+
+
+def layers(model: Any, nodes: Mapping[str, str]) -> tuple[Layer, ...]:
+    """Map the operators of an optimised graph back onto the heavy `nodes` (name -> operator) by name."""
+    types = _float_types(model)
+    found = {node.name: _precision(node, types) for node in model.graph.node if _kind(node)}
+    return tuple(Layer(node, op, found[node]) for node, op in nodes.items() if node in found)
+
+
+def _optimised(out: Path, graph: Path, provider: str, level: str) -> Any:
+    """Return the graph as ONNX Runtime optimised it, without its weights."""
+    import onnx
+    import onnxruntime as ort  # type: ignore[import-untyped]
+
+    saved = out / f"{level.lower()}.onnx"
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.optimized_model_filepath = str(saved)
+    options.log_severity_level = SILENT
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{saved.name}.data")
+    refusals = (
+        ort.capi.onnxruntime_pybind11_state.Fail,
+        ort.capi.onnxruntime_pybind11_state.InvalidGraph,
+        ort.capi.onnxruntime_pybind11_state.InvalidArgument,
+        ort.capi.onnxruntime_pybind11_state.NotImplemented,
+        ort.capi.onnxruntime_pybind11_state.RuntimeException,
+    )
+    try:
+        ort.InferenceSession(graph, options, providers=[provider])
+    except refusals as error:
+        raise Refused(
+            f"ONNX Runtime does not take the graph: {' '.join(str(error).split())[:400]}", "Another backend may."
+        ) from error
+    model = onnx.load(saved, load_external_data=False)
+    for file in (saved, saved.with_name(f"{saved.name}.data")):
+        file.unlink(missing_ok=True)
+    return model
+
+
+def _kind(node: Any) -> str:
+    """Return `integer`, `float`, or nothing for an operator that does no heavy arithmetic."""
+    if node.op_type in INTEGER_OPS:
+        return "integer"
+    return "float" if node.op_type in FLOAT_OPS else ""
+
+
+def _kinds(model: Any) -> Counter[str]:
+    return Counter(kind for node in model.graph.node if (kind := _kind(node)))
+
+
+def _float_types(model: Any) -> Mapping[str, int]:
+    """Return the element type of every tensor whose type the optimised graph states."""
+    graph = model.graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types.update(
+        {info.name: info.type.tensor_type.elem_type for info in (*graph.input, *graph.output, *graph.value_info)}
+    )
+    return types
+
+
+def _precision(node: Any, types: Mapping[str, int]) -> str:
+    if _kind(node) == "integer":
+        return "int8"
+    told = [types[name] for name in (*node.input, *node.output) if name in types]
+    if not told:
+        raise Unauditable(f"ONNX Runtime's optimised graph does not say in which type {node.name} computes")
+    return FLOAT_TYPES[told[0]]

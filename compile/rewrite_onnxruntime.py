@@ -1,0 +1,213 @@
+"""The INT8 graph in the form that ONNX Runtime runs fast, within the same calibration.
+
+ONNX Runtime computes a convolution in integers only where its input, weights *and output* are quantized and all
+tensors between integer operators pass through one Q/DQ pair; and on an x86 processor its kernels for S8 activations
+are several times slower than those for U8. So this pass takes the symmetric graph apart and quantizes again:
+
+1. Activations that heavy nodes read keep their scale and move from S8 to U8 with zero point 128: the same arithmetic.
+   Where calibration saw no negative value, the scale spans the same threshold in 255 steps from zero point 0.
+2. The outputs of quantized convolutions, behind the Relu that follows, are quantized by their own calibrated range.
+3. So are the results of Add, Mul, Sigmoid, Relu and global pooling whose operands are all quantized by then; a mean
+   over all positions is written as the global pooling that it is.
+4. The bias of a Gemm becomes an INT32 constant in units of input scale times weight scale, which its integer kernel
+   asks for (rounding below 1/2 of such a unit; for convolutions ONNX Runtime does that itself).
+5. Operators that only move values (MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze) pass a quantization on
+   unchanged, from whichever side has one.
+
+On other processors the same is done with S8 (every zero point 128 lower); on x86 without VNNI weights get 7 bits
+(`narrow_weights`). Graph outputs stay float. The traps: a tensor that one consumer reads in float keeps its producer
+float, so every consumer reads behind the pair; and rules 2 and 3 round where the symmetric graph did not, so the
+result is judged by parity, not by being exact.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from deploy_compile.narrow_weights import narrow
+from deploy_compile.onnx_graph import array, links, load, save, taken, unique
+from deploy_compile.results import Range, Ranges
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+POINTWISE = frozenset({"Add", "Mul", "Sigmoid", "Relu", "GlobalAveragePool"})
+MOVERS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+UNSIGNED_STEPS, SIGNED_STEPS, MIDDLE = 255, 127, 128
+LEAST_THRESHOLD = 1e-8  # of a tensor that calibration only saw as zero, in its own units
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An 8-bit quantization of one tensor: value = scale · (q - zero), with q from 0 to 255."""
+
+    scale: float
+    zero: int
+
+
+def rewrite(
+    source: Path, destination: Path, ranges: Ranges, *, unsigned: bool = True, seven_bits: bool = False
+) -> Path:
+    """Write the form of the symmetric S8 graph `source` that ONNX Runtime runs fast to `destination` and return it.
+
+    `ranges` are those of the fp32 graph's tensors; `unsigned` is right for x86, `seven_bits` for x86 without VNNI.
+    Raises ValueError for a graph that is not symmetric S8.
+    """
+    model = load(source)
+    if seven_bits:
+        narrow(model)
+    grids = _strip(model.graph, ranges.tensors)
+    _pool_means(model)
+    _pass_back(model.graph, grids)
+    _spread(model, grids, ranges.tensors)
+    _quantize_biases(model, grids)
+    _insert(model, grids, np.uint8 if unsigned else np.int8)
+    del model.graph.value_info[:]  # they tell the types of tensors that are gone
+    onnx.checker.check_model(model)
+    return save(model, destination)
+
+
+def grid(seen: Range, non_negative: bool = False) -> Grid:
+    """Return the quantization that spans a calibrated range: all steps above zero where nothing lies below it."""
+    threshold = max(seen.threshold, LEAST_THRESHOLD)
+    if non_negative or seen.non_negative:
+        return Grid(threshold / UNSIGNED_STEPS, 0)
+    return Grid(threshold / SIGNED_STEPS, MIDDLE)
+
+
+def _strip(graph: onnx.GraphProto, ranges: Mapping[str, Range]) -> dict[str, Grid]:
+    """Take every activation's Q/DQ pair out; return the quantization of each tensor that had one, re-based."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    quantizers = {n.output[0]: n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants}
+    grids: dict[str, Grid] = {}
+    behind: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in quantizers:
+            continue
+        tensor, scale, zero = quantizers[node.input[0]].input
+        at = array(constants[zero])
+        if at.dtype != np.int8 or at.any():
+            raise ValueError(f"the quantization of {tensor} is not symmetric S8")
+        behind[node.output[0]] = tensor
+        step = float(array(constants[scale]))
+        spans_above = tensor in ranges and ranges[tensor].non_negative
+        grids[tensor] = Grid(step * SIGNED_STEPS / UNSIGNED_STEPS, 0) if spans_above else Grid(step, MIDDLE)
+    kept = [node for node in graph.node if node.output[0] not in behind and node.output[0] not in quantizers]
+    for node in kept:
+        node.input[:] = [behind.get(name, name) for name in node.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return grids
+
+
+def _pool_means(model: onnx.ModelProto) -> None:
+    """Write a ReduceMean over all axes behind the channels as GlobalAveragePool, which has an integer kernel."""
+    known = links(model)
+    shapes = {v.name: v.type.tensor_type.shape for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in known.constants:
+            continue
+        rank = len(shapes[node.input[0]].dim) if node.input[0] in shapes else 0
+        axes = sorted(int(axis) % rank for axis in array(known.constants[node.input[1]])) if rank > 2 else []
+        keeps = all(a.i == 1 for a in node.attribute if a.name == "keepdims")
+        if axes == list(range(2, rank)) and keeps and axes:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+
+
+def _pass_back(graph: onnx.GraphProto, grids: dict[str, Grid]) -> None:
+    """Give the inputs of operators that only move values the quantization of their outputs."""
+    for node in reversed(graph.node):
+        if node.op_type in MOVERS and node.output[0] in grids:
+            grids.setdefault(node.input[0], grids[node.output[0]])
+
+
+def _spread(model: onnx.ModelProto, grids: dict[str, Grid], ranges: Mapping[str, Range]) -> None:
+    """Quantize what follows: rules 2, 3 and 5 of the module, in graph order."""
+    known = links(model)
+    outputs = {value.name for value in model.graph.output}
+
+    def quantized(name: str) -> bool:
+        return name in grids or known.producers.get(name, helper.make_node("", [], [])).op_type == "DequantizeLinear"
+
+    for node in model.graph.node:
+        operands = [name for name in node.input if name]
+        if node.op_type in MOVERS and operands[0] in grids and node.output[0] not in outputs:
+            grids.setdefault(node.output[0], grids[operands[0]])
+        convolves = node.op_type in CONVOLUTIONS and all(map(quantized, operands[:2]))
+        if not convolves and not (node.op_type in POINTWISE and all(map(quantized, operands))):
+            continue
+        readers = known.consumers.get(node.output[0], ())
+        before_relu = len(readers) == 1 and readers[0].op_type == "Relu" and node.output[0] not in outputs
+        tensor = readers[0].output[0] if before_relu else node.output[0]
+        if tensor not in outputs and tensor not in grids:
+            grids[tensor] = grid(ranges[tensor], before_relu or node.op_type == "Relu")
+
+
+def _quantize_biases(model: onnx.ModelProto, grids: Mapping[str, Grid]) -> None:
+    """Write the float bias of every quantized Gemm as a dequantized INT32 constant: rule 4."""
+    known, names, graph = links(model), taken(model), model.graph
+    for place, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[0] not in grids:
+            continue
+        weights = known.producers.get(node.input[1])
+        if weights is None or node.input[2] not in known.constants:
+            continue
+        bias = array(known.constants[node.input[2]])
+        unit = np.atleast_1d(grids[node.input[0]].scale * array(known.constants[weights.input[1]]).astype(np.float64))
+        limits = np.iinfo(np.int32)
+        values = np.clip(np.rint(bias / unit), limits.min, limits.max).astype(np.int32)
+        if values.shape != np.broadcast_shapes(values.shape, unit.shape) or values.ndim != 1:
+            continue
+        constant, scale, zero, out = (
+            unique(f"{node.input[2]}_{what}", names) for what in ("q", "unit", "origin", "dq")
+        )
+        for name, value in (
+            (constant, values),
+            (scale, np.broadcast_to(unit, values.shape).astype(np.float32)),
+            (zero, np.zeros(values.shape, np.int32)),
+        ):
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        graph.node.insert(place, helper.make_node("DequantizeLinear", [constant, scale, zero], [out], out, axis=0))
+        node.input[2] = out
+
+
+def _insert(model: onnx.ModelProto, grids: Mapping[str, Grid], kind: type[np.uint8] | type[np.int8]) -> None:
+    """Put a Q/DQ pair behind the producer of every tensor that has a grid; all its consumers read from there."""
+    graph, names = model.graph, taken(model)
+    lowest = 0 if kind is np.uint8 else MIDDLE
+    behind = {tensor: unique(f"{tensor}_dequantized", names) for tensor in grids}
+    inner = [node for node in graph.node]  # noqa: C416 - a copy, since the graph's own list is emptied below
+    del graph.node[:]
+
+    def pair(tensor: str) -> None:
+        scale, zero, middle = (unique(f"{tensor}_{what}", names) for what in ("scale", "zero", "quantized"))
+        at = grids[tensor]
+        graph.initializer.append(numpy_helper.from_array(np.array(at.scale, np.float32), scale))
+        graph.initializer.append(numpy_helper.from_array(np.array(at.zero - lowest, kind), zero))
+        graph.node.append(
+            helper.make_node("QuantizeLinear", [tensor, scale, zero], [middle], unique(f"{tensor}_Q", names))
+        )
+        graph.node.append(
+            helper.make_node("DequantizeLinear", [middle, scale, zero], [behind[tensor]], unique(f"{tensor}_DQ", names))
+        )
+
+    for value in graph.input:
+        if value.name in grids:
+            pair(value.name)
+    for node in inner:
+        node.input[:] = [behind.get(name, name) for name in node.input]
+        graph.node.append(node)
+        for tensor in node.output:
+            if tensor in grids:
+                pair(tensor)
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
