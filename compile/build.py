@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy_compile.results import Built, Graph, Layer, Ranges
+from deploy_compile.results import Built, Graph, Ranges
 from deploy_compile.targets import Target
 from deploy_compile.worker import Crashed, call
 from deploy_runtime.errors import DeployError
@@ -96,5 +96,4 @@ def _builder(
 def _unbuilt(
     backend: Backend, precision: Precision, target: Target, status: Status, reason: str, begun: float
 ) -> Built:
-    none: tuple[Layer, ...] = ()
-    return Built(backend, precision, target.name, status, reason, None, none, time.monotonic() - begun)
+    return Built(backend, precision, target.name, status, reason, None, (), time.monotonic() - begun)

@@ -77,13 +77,13 @@ def answer(
     found: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in outputs}
     with backends.get(backend).open(file, precision, inputs, outputs, batch, threads, None, target) as session:
         for path in paths:
-            given = session.run(sample(path, inputs, batch))
+            given = session.run(sample(path, inputs, batch.least))
             for name, array in given.items():
                 found[name].append(array[:1])
     np.savez(answers, **{name: np.concatenate(arrays) for name, arrays in found.items()})  # type: ignore[arg-type]
 
 
-def sample(path: Path, inputs: Sequence[Tensor], batch: Batch) -> dict[str, np.ndarray]:
-    """Read one sample as an engine takes it: repeated to the smallest batch that it serves."""
+def sample(path: Path, inputs: Sequence[Tensor], size: int) -> dict[str, np.ndarray]:
+    """Read one sample and repeat it to a batch of `size`."""
     with np.load(path) as arrays:
-        return {tensor.name: np.repeat(arrays[tensor.name], batch.least, axis=0) for tensor in inputs}
+        return {tensor.name: np.repeat(arrays[tensor.name], size, axis=0) for tensor in inputs}

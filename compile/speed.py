@@ -1,0 +1,185 @@
+"""Latency of every candidate beside PyTorch eager: measured here, side by side, never assumed.
+
+Each runs in a worker of its own with the same number of threads, and all of them take turns in one run
+(`deploy_runtime.timing`), so that a drifting clock or a busy neighbour falls on all alike. Workers sleep between their
+turns. The trap: caches are cold after another process ran, so each turn begins with a run that does not count; what
+is timed is a warm engine, as in a program that does little else.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy_compile.parity_run import sample
+from deploy_compile.results import Built, Loaded, Samples, Speeds
+from deploy_compile.worker import Crashed, Worker
+from deploy_recipes import Recipe
+from deploy_runtime import backends, timing
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Batch, Tensor
+
+BUDGET_S = 25.0  # for all candidates together, once they are open
+LEAST_ROUNDS = 5  # taken even where the budget is spent by then
+OPEN_S = 300.0  # the longest that a candidate may take to open
+TURN_S = 300.0  # the longest that two runs may take
+TORCH = "PyTorch eager"
+
+
+class _Died(Exception):  # noqa: N818 - an event, told apart from an error below
+    """A candidate crashed in its turn."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name)
+        self.name, self.reason = name, reason
+
+
+def measure(
+    out: Path,  # noqa: ARG001 - a stage writes into it; this one has nothing to write
+    engines: Sequence[Built],
+    loaded: Loaded,
+    recipe: Recipe,
+    samples: Samples,
+    batch: Batch,
+    threads: int,
+) -> Speeds:
+    """Time the engines that run on this machine beside PyTorch eager, on a held-out sample. A stage."""
+    here = [engine for engine in engines if engine.file is not None and engine.status == "passed"]
+    return time_engines(here, loaded, recipe.inputs, recipe.outputs, batch, samples.held_out, threads)
+
+
+def time_engines(
+    engines: Sequence[Built],
+    loaded: Loaded,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    batch: Batch,
+    samples: Path,
+    threads: int,
+    budget_s: float = BUDGET_S,
+) -> Speeds:
+    """Time engines beside PyTorch on the first sample of a folder, repeated to the batch size served best.
+
+    Until each ratio is known within 5 %, or `budget_s` seconds are spent on at least LEAST_ROUNDS rounds. A candidate
+    that cannot be opened or dies is told in `failed`. Raises DeployError where PyTorch itself cannot be timed.
+    """
+    if not engines:
+        return Speeds({}, {}, threads)
+    path, tensors = min(samples.glob("*.npz")), tuple(inputs)
+    with ExitStack() as stack:
+        setting = (tensors, batch, path, threads)
+        openers: dict[str, tuple[Any, ...]] = {TORCH: ("deploy_compile.speed:Eager", loaded, *setting)}
+        for engine in engines:
+            opened = (engine.file, engine.backend, engine.precision, engine.target, tuple(outputs))
+            openers[f"{engine.backend} {engine.precision}"] = ("deploy_compile.speed:Engine", *opened, *setting)
+        workers, failed = _open(stack, openers, threads)
+        times = _taking_turns(workers, failed, budget_s)
+    if TORCH in failed:
+        raise DeployError(
+            f"PyTorch itself could not be timed: {failed[TORCH]}", "Give it more memory, or fewer candidates at once."
+        )
+    measured = {name: timing.speed(times[TORCH], times[name], threads) for name in times if name != TORCH}
+    return Speeds(measured, failed, threads)
+
+
+def _open(
+    stack: ExitStack, openers: Mapping[str, tuple[Any, ...]], threads: int
+) -> tuple[dict[str, Worker], dict[str, str]]:
+    """Open every candidate in a worker of its own; return those that stand, and why the others do not."""
+    workers: dict[str, Worker] = {}
+    failed: dict[str, str] = {}
+    for name, (kind, *args) in openers.items():
+        worker = stack.enter_context(Worker(threads))
+        try:
+            worker.hold(kind, *args, timeout_s=OPEN_S)
+            workers[name] = worker
+        except Crashed as crash:
+            failed[name] = crash.reason
+        except DeployError as error:
+            failed[name] = error.message
+    return workers, failed
+
+
+def _taking_turns(
+    workers: dict[str, Worker], failed: dict[str, str], budget_s: float
+) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Interleave the workers' turns; where one dies, note it in `failed` and begin again with the others."""
+    ends = time.monotonic() + budget_s
+    while TORCH in workers and len(workers) > 1:
+        turns = {name: partial(_turn, name, worker) for name, worker in workers.items()}
+        try:
+            return timing.interleave(turns, ends - time.monotonic(), TORCH, least_rounds=LEAST_ROUNDS)
+        except _Died as death:
+            failed[death.name] = death.reason
+            del workers[death.name]
+    return {}
+
+
+def _turn(name: str, worker: Worker) -> float:
+    try:
+        return float(worker.held("turn", timeout_s=TURN_S))
+    except Crashed as crash:
+        raise _Died(name, crash.reason) from crash
+
+
+# What follows runs in the workers.
+
+
+class Engine:
+    """An engine opened through the runtime that ships, with its input."""
+
+    def __init__(
+        self,
+        file: Path,
+        backend: str,
+        precision: str,
+        target: str,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        batch: Batch,
+        path: Path,
+        threads: int,
+    ) -> None:
+        opened = backends.get(backend).open(file, precision, inputs, outputs, batch, threads, None, target)
+        given = sample(path, inputs, batch.best)
+        self._run: Callable[[], object] = lambda: opened.run(given)
+
+    def turn(self) -> float:
+        """Run once to warm up, then once more, and return the seconds of that."""
+        return _timed(self._run)
+
+
+class Eager:
+    """The network in PyTorch eager mode, as its owner runs it, with its input."""
+
+    def __init__(self, loaded: Loaded, inputs: Sequence[Tensor], batch: Batch, path: Path, threads: int) -> None:
+        import torch
+
+        from deploy_compile.load import module
+
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(1)
+        network = module(loaded)
+        arrays = sample(path, inputs, batch.best)
+        given = [torch.from_numpy(arrays[tensor.name]) for tensor in inputs]
+
+        def run() -> object:
+            with torch.inference_mode():
+                return network(*given)
+
+        self._run: Callable[[], object] = run
+
+    def turn(self) -> float:
+        """Run once to warm up, then once more, and return the seconds of that."""
+        return _timed(self._run)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    run()
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
