@@ -18,7 +18,7 @@ import numpy as np
 from deploy_runtime import cuda, device_cache, machine
 from deploy_runtime.errors import DeployError
 from deploy_runtime.manifest import sha256
-from deploy_runtime.session import Array, Session, cannot_open, check_names
+from deploy_runtime.session import Array, NotHereError, Session, cannot_open, cannot_run, check_names
 from deploy_runtime.spec import Batch, Tensor
 
 INSTALL = "pip install 'onnxruntime>=1.24,<2'"
@@ -56,22 +56,25 @@ def open(
     kept = None if cache is None or target != "cpu" else _kept(library, file, inputs, batch, cache)
     session = _create(library, file, _options(library, inputs, batch, threads), provider, kept)
     if provider not in session.get_providers():
-        raise DeployError(
+        raise NotHereError(
             "ONNX Runtime's CUDA provider does not load: the CUDA libraries it needs are not all here",
             f"Install CUDA 13 and cuDNN 9, or {INSTALL_GPU.replace('gpu', 'gpu[cuda,cudnn]')}",
         )
     check_names(file, (port.name for port in session.get_inputs()), inputs)
     check_names(file, (port.name for port in session.get_outputs()), outputs)
-    return _Opened(session, [tensor.name for tensor in outputs])
+    return _Opened(session, [tensor.name for tensor in outputs], _errors(library))
 
 
 class _Opened(Session):
-    def __init__(self, session: Any, outputs: Sequence[str]) -> None:
+    def __init__(self, session: Any, outputs: Sequence[str], errors: tuple[type[Exception], ...]) -> None:
         self._session: Any = session
-        self._outputs = list(outputs)
+        self._outputs, self._errors = list(outputs), errors
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        answers = self._session.run(self._outputs, inputs)  # fresh arrays, the caller's to keep
+        try:
+            answers = self._session.run(self._outputs, inputs)  # fresh arrays, the caller's to keep
+        except self._errors as error:
+            raise cannot_run("ONNX Runtime", error) from error
         return {name: np.asarray(answer) for name, answer in zip(self._outputs, answers, strict=True)}
 
     def close(self) -> None:
@@ -121,9 +124,9 @@ def _kept(library: Any, file: Path, inputs: Sequence[Tensor], batch: Batch, cach
 def _cuda_provider(library: Any, file: Path) -> str:
     name = "CUDAExecutionProvider"
     if reason := cuda.driver():
-        raise DeployError(f"{reason}: {file.name} runs on an NVIDIA GPU", "Use another candidate of the bundle.")
+        raise NotHereError(f"{reason}: {file.name} runs on an NVIDIA GPU", "Use another candidate of the bundle.")
     if name not in library.get_available_providers():
-        raise DeployError("this ONNX Runtime is built without CUDA", f"Install the one with it: {INSTALL_GPU}")
+        raise NotHereError("this ONNX Runtime is built without CUDA", f"Install the one with it: {INSTALL_GPU}")
     return name
 
 
@@ -136,7 +139,7 @@ def _errors(library: Any) -> tuple[type[Exception], ...]:
 
 def _library() -> Any:
     if reason := missing():
-        raise DeployError(reason.split(":")[0], f"Install it: {INSTALL}")
+        raise NotHereError(reason.split(":")[0], f"Install it: {INSTALL}")
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError as error:

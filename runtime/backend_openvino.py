@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy_runtime.errors import DeployError
-from deploy_runtime.session import Array, Session, cannot_open, check_names
+from deploy_runtime.session import Array, NotHereError, Session, cannot_open, cannot_run, check_names
 from deploy_runtime.spec import Batch, Tensor
 
 INSTALL = "pip install 'openvino>=2026.1,<2027'"
@@ -56,16 +56,17 @@ def open(
     if cache is not None:
         settings["CACHE_DIR"] = str(cache)
     try:
-        graph = library.Core().read_model(file)
+        core = library.Core()
+        graph = core.read_model(file)
         check_names(file, (name for port in graph.inputs for name in port.get_names()), inputs)
         check_names(file, (name for port in graph.outputs for name in port.get_names()), outputs)
         graph.reshape({tensor.name: _shape(library, tensor, batch) for tensor in inputs})
-        compiled = library.Core().compile_model(graph, "CPU", settings)
+        compiled = core.compile_model(graph, "CPU", settings)
         said = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     except RuntimeError as error:
         raise cannot_open(file, "OpenVINO", error) from error
     if said != HINT[precision]:
-        raise DeployError(
+        raise NotHereError(
             f"this processor has no {HINT[precision]}: OpenVINO would run {precision} in {said}",
             "Use another candidate of the bundle; a processor with AVX512-BF16, AMX or ARMv8.6 has it.",
         )
@@ -78,10 +79,11 @@ class _Opened(Session):
         self._outputs = {name: compiled.output(name) for name in outputs}
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        # share_inputs spares a copy, and is safe because `infer` returns after the last read of them.
-        answers = self._request.infer(
-            {name: np.ascontiguousarray(array) for name, array in inputs.items()}, share_inputs=True, share_outputs=True
-        )
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        try:  # share_inputs spares a copy, and is safe because `infer` returns after the last read of them
+            answers = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise cannot_run("OpenVINO", error) from error
         return {name: np.array(answers[port]) for name, port in self._outputs.items()}
 
     def close(self) -> None:
@@ -98,7 +100,7 @@ def _shape(library: Any, tensor: Tensor, batch: Batch) -> Any:
 
 def _library() -> Any:
     if reason := missing():
-        raise DeployError(reason.split(":")[0], f"Install it: {INSTALL}")
+        raise NotHereError(reason.split(":")[0], f"Install it: {INSTALL}")
     try:
         import openvino  # type: ignore[import-untyped]
     except ImportError as error:

@@ -16,7 +16,7 @@ import numpy as np
 from deploy_runtime import cuda, device_cache
 from deploy_runtime.errors import DeployError
 from deploy_runtime.manifest import sha256
-from deploy_runtime.session import Array, Session, check_names
+from deploy_runtime.session import Array, NotHereError, Session, check_names
 from deploy_runtime.spec import Batch, Tensor
 
 INSTALL = "pip install tensorrt_rtx_cu13==1.7.1.116 'cuda-bindings>=13,<14'"
@@ -137,7 +137,7 @@ class _Opened(Session):
 
 def _libraries() -> tuple[Any, Any]:
     if reason := missing():
-        raise DeployError(reason.split(":")[0], f"TensorRT-RTX needs an NVIDIA driver and {INSTALL}")
+        raise NotHereError(reason.split(":")[0], f"TensorRT-RTX needs an NVIDIA driver and {INSTALL}")
     try:
         import tensorrt_rtx  # type: ignore[import-untyped]
         from cuda.bindings import runtime  # type: ignore[import-untyped]

@@ -8,6 +8,7 @@ the runtime then works without it, only starts slower.
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,8 @@ def writable(*parts: str) -> Path | None:
     place = folder().joinpath(*parts)
     try:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with replacing(place / ".probe") as probe:
-            probe.write_bytes(b"")
+        with tempfile.TemporaryFile(dir=place):
+            pass  # permissions alone do not tell: a read-only disk, a full one
     except OSError:
         return None
     return place

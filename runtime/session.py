@@ -18,12 +18,16 @@ from deploy_runtime.spec import Tensor
 Array = np.ndarray[Any, Any]
 
 
+class NotHereError(DeployError):
+    """This machine lacks what the engine needs: nothing is wrong with the bundle."""
+
+
 class Session(ABC):
     """An engine ready to run. A context manager; `close` gives its memory back and may be called twice."""
 
     @abstractmethod
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Run one batch."""
+        """Run one batch. Raises DeployError where the library fails."""
 
     @abstractmethod
     def close(self) -> None:
@@ -47,9 +51,21 @@ def check_names(file: Path, found: Iterable[str], wanted: Sequence[Tensor]) -> N
 
 
 def cannot_open(file: Path, library: str, error: Exception) -> DeployError:
-    """Return the error that says why a library did not take a file: the first line of what it said."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    """Return the error that says why a library did not take a file."""
     return DeployError(
-        f"{library} cannot open {file}: {lines[0][:300]}",
+        f"{library} cannot open {file}: {_first_line(error)}",
         "Run `python -m deploy_runtime verify` on the bundle; where it is whole, another backend may take it.",
     )
+
+
+def cannot_run(library: str, error: Exception) -> DeployError:
+    """Return the error that says why a library did not finish a run."""
+    return DeployError(
+        f"{library} failed while running: {_first_line(error)}",
+        "See whether memory is left and `python -m deploy_runtime verify` passes; another backend may run it.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]

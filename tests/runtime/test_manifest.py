@@ -17,11 +17,6 @@ from tests.runtime import tiny_bundle
 CHOSEN = (Candidate("openvino", "fp32", "cpu", "passed", file="graphs/fp32.onnx"),)
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return tiny_bundle.write(tmp_path / "bundle")
-
-
 def change(bundle: Path, **fields: Any) -> None:
     path = bundle / manifests.NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))

@@ -1,0 +1,128 @@
+"""8-bit frames to the array that the network was trained on, in numpy: sample, resize, crop, normalise, lay out.
+
+With `antialias` the resize is Pillow's (what torchvision's Resize does to images: a triangle filter as wide as the
+shrinking, rounded to grey levels). Without, it is PyTorch's `interpolate(align_corners=False)`, which
+pytorchvideo's ShortSideScale uses on floats. Both agree with the original to one grey level. The trap: they are
+far apart where a frame shrinks much, and a network notices.
+
+Only what the crop shows is computed, one frame at a time, so a long film needs the memory of its result and one frame.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Preprocess
+
+Array = np.ndarray[Any, Any]
+
+WHITE = 255.0  # the largest value of 8 bits
+
+
+def prepare(frames: Array, how: Preprocess) -> Array:
+    """Turn one sample into a float32 array in `how.layout`, without its batch axis.
+
+    `frames` is uint8: an image [H, W, 3] (or grey [H, W]), or for a video network [T, H, W, 3], RGB, first frame first.
+    Raises DeployError for anything else, and for frames that the crop does not fit into.
+    """
+    video = _checked(frames, how)
+    chosen = np.arange(len(video)) if how.frames is None else sample_uniformly(len(video), how.frames)
+    rows, columns = _windows(video.shape[1], video.shape[2], how)
+    mean, std = (np.asarray(one, np.float32).reshape(-1, 1, 1) for one in (how.mean, how.std))
+    out = np.empty((len(chosen), len(how.mean), *how.crop), np.float32)
+    last = -1
+    for i, frame in enumerate(chosen):
+        if frame == last:  # a film shorter than the network's: the same frame again
+            out[i] = out[i - 1]
+            continue
+        pixels = _resized(video[frame], rows, columns, how.antialias)
+        out[i] = (pixels / WHITE - mean) / std
+        last = frame
+    if how.layout == "CHW":
+        return np.asarray(out[0])
+    return out if how.layout == "TCHW" else np.ascontiguousarray(out.transpose(1, 0, 2, 3))
+
+
+def sample_uniformly(total: int, wanted: int) -> Array:
+    """Return `wanted` of `total` frame numbers, evenly spread from the first to the last.
+
+    pytorchvideo's `uniform_temporal_subsample`: torch.linspace cut to whole numbers. It rounds to float32 once (a fused
+    multiply-add), counted from the nearer end, and so does this: another rounding takes other frames now and then.
+    """
+    if wanted == 1:
+        return np.zeros(1, np.int64)
+    step, index = np.float64(np.float32(total - 1) / np.float32(wanted - 1)), np.arange(wanted)
+    places = np.where(index < wanted // 2, step * index, (total - 1) - step * (wanted - 1 - index))
+    return np.asarray(np.clip(places.astype(np.float32), 0, total - 1), np.int64)
+
+
+def weights(source: int, target: int, antialias: bool) -> Array:
+    """Return the [target, source] matrix, float32, that resizes one axis; each row sums to one."""
+    scale = source / target
+    width = max(scale, 1.0) if antialias else 1.0
+    centres = (np.arange(target) + 0.5) * scale - 0.5
+    if not antialias:
+        centres = np.clip(centres, 0.0, source - 1.0)  # interpolate repeats the border; Pillow cuts the filter off
+    distance = np.abs(np.arange(source)[None, :] - centres[:, None]) / width
+    matrix = np.maximum(0.0, 1.0 - distance)
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float32)
+
+
+def _resized(frame: Array, rows: Array, columns: Array, rounded: bool) -> Array:
+    """Return the crop [C, h, w] of the resized frame [H, W, C], in grey levels as float32.
+
+    Rows first, in one matrix product over the whole width; rows and columns that no weight reads are left out.
+    """
+    used_rows, used_columns = rows.any(axis=0), columns.any(axis=0)
+    pixels = np.asarray(frame[used_rows][:, used_columns], np.float32)
+    low = (rows[:, used_rows] @ pixels.reshape(len(pixels), -1)).reshape(-1, *pixels.shape[1:])  # [h, W, C]
+    small: Array = low.transpose(2, 0, 1) @ columns[:, used_columns].T
+    return np.clip(np.floor(small + np.float32(0.5)), 0.0, WHITE) if rounded else small
+
+
+def _windows(height: int, width: int, how: Preprocess) -> tuple[Array, Array]:
+    """Return the weights of the rows and of the columns that the centre crop shows."""
+    new_height, new_width = _new_size(height, width, how)
+    matrices = []
+    for source, target, crop, word in zip(
+        (height, width), (new_height, new_width), how.crop, ("high", "wide"), strict=True
+    ):
+        if target < crop:
+            raise DeployError(
+                f"the frames of {height} by {width} pixels are only {target} {word} after resizing",
+                f"The network sees {how.crop[0]} by {how.crop[1]}: give larger frames.",
+            )
+        start = round((target - crop) / 2)  # to the even neighbour, as torchvision's CenterCrop does
+        matrices.append(weights(source, target, how.antialias)[start : start + crop])
+    return matrices[0], matrices[1]
+
+
+def _new_size(height: int, width: int, how: Preprocess) -> tuple[int, int]:
+    short, size = min(height, width), how.short_side
+    if size is None or short == size:
+        return height, width
+    photo, clip = int(size * max(height, width) / short), math.floor(max(height, width) / short * size)
+    long = photo if how.antialias else clip  # torchvision and pytorchvideo round at different places
+    return (size, long) if height == short else (long, size)
+
+
+def _checked(frames: Array, how: Preprocess) -> Array:
+    """Return the frames as [T, H, W, channels] of the network's channels. Raises DeployError."""
+    wanted = f"uint8 {'[H, W, C]' if how.frames is None else '[T, H, W, C]'} with {len(how.mean)} channels"
+    if not isinstance(frames, np.ndarray):
+        raise DeployError(
+            f"the frames are a {type(frames).__name__}", f"Give a numpy array, {wanted}: np.asarray(...)."
+        )
+    if frames.dtype != np.uint8:
+        raise DeployError(f"the frames are {frames.dtype}", f"Give grey levels of 0 to 255 as {wanted}.")
+    if how.frames is None and frames.ndim == 2:
+        frames = frames[:, :, None]
+    if frames.ndim != (3 if how.frames is None else 4):
+        raise DeployError(f"the frames have the shape {list(frames.shape)}", f"Give {wanted}.")
+    if frames.shape[-1] == 1 and len(how.mean) > 1:
+        frames = np.broadcast_to(frames, (*frames.shape[:-1], len(how.mean)))  # grey, seen in every channel
+    if frames.shape[-1] != len(how.mean) or frames.size == 0:
+        raise DeployError(f"the frames have the shape {list(frames.shape)}", f"Give {wanted}, in the order R, G, B.")
+    return frames[None] if how.frames is None else frames

@@ -1,0 +1,86 @@
+"""Which candidates of a bundle this machine may open, best first, and why the others not.
+
+A candidate that passed when the bundle was built may be opened wherever its library is. One that was only built may
+be opened where this machine's own verify passed, and then it comes first: it was built for the GPU that is here.
+"""
+
+from dataclasses import dataclass
+
+from deploy_runtime import backends, proof
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Candidate, Manifest
+
+
+@dataclass(frozen=True)
+class Order:
+    """Candidates to try in turn, and a short sentence for each one passed over."""
+
+    usable: tuple[Candidate, ...]
+    skipped: tuple[str, ...]
+
+
+def order(manifest: Manifest, bundle_digest: str, backend: str | None = None) -> Order:
+    """Return what may be opened here: of `backend` where one is asked for, else of all.
+
+    Raises DeployError where nothing may, with each reason.
+    """
+    shipped = runnable(manifest, backend)
+    usable: list[Candidate] = []
+    skipped: dict[str, str] = {}
+    for row in shipped:
+        if reason := backends.get(row.backend).missing():
+            engines = "TensorRT engines" if row.backend.startswith("tensorrt") else row.name
+            skipped.setdefault(engines, f"{reason.partition(':')[0]}: {engines} skipped")
+        elif row.status == "built_not_run" and not proof.kept(bundle_digest, row):
+            skipped[row.name] = f"{row.name} was never run on this machine: skipped until verify passes here"
+        else:
+            usable.append(row)
+    if not usable:
+        raise _nothing(manifest, list(skipped.values()), shipped)
+    usable.sort(key=lambda row: row.status == "passed")  # stable: what was proved here comes first
+    return Order(tuple(usable), tuple(skipped.values()))
+
+
+def runnable(manifest: Manifest, backend: str | None = None) -> list[Candidate]:
+    """Return what ships and passed or was never run, best first: of `backend` where one is asked for.
+
+    Raises DeployError where that one ships nothing or cannot be used here.
+    """
+    found = [row for row in ranked(manifest) if row.file is not None and row.status in ("passed", "built_not_run")]
+    return found if backend is None else _asked(manifest, found, backend)
+
+
+def ranked(manifest: Manifest) -> list[Candidate]:
+    """Return all candidates: the chosen one, the fallback, then the others by their speed when they were measured."""
+    rows = manifest.candidates
+    first = [manifest.chosen] if manifest.fallback in (None, manifest.chosen) else [manifest.chosen, manifest.fallback]
+    rest = [i for i in range(len(rows)) if i not in first]
+    rest.sort(key=lambda i: -(speed.ratio if (speed := rows[i].speed) else 0.0))
+    return [rows[i] for i in (*first, *rest) if i is not None]
+
+
+def _asked(manifest: Manifest, shipped: list[Candidate], backend: str) -> list[Candidate]:
+    reason = backends.get(backend).missing()
+    found = [row for row in shipped if row.backend == backend]
+    if not found:
+        names = ", ".join(sorted({row.backend for row in shipped})) or "nothing that runs"
+        raise DeployError(f"{manifest.name} ships no engine for {backend}", f"It ships {names}: ask for one of those.")
+    if reason:
+        why, _, install = reason.partition(": ")
+        raise DeployError(
+            f"{backend} cannot be used here: {why}",
+            f"{install or 'Run it on a machine that has one'}, or load without naming a backend.",
+        )
+    return found
+
+
+def _nothing(manifest: Manifest, reasons: list[str], shipped: list[Candidate]) -> DeployError:
+    said = "; ".join(reasons) or "it ships no engine"
+    if any(backends.get(row.backend).missing() is None for row in shipped):
+        return DeployError(
+            f"nothing of {manifest.name} may run here: {said}",
+            "Run `python -m deploy_runtime verify BUNDLE` on this machine: what passes may be loaded from then on.",
+        )
+    commands = [backends.get(row.backend).missing() or "" for row in shipped if row.target == "cpu"]
+    command = next((text.partition(": ")[2] for text in commands), "Build the bundle for this machine.")
+    return DeployError(f"nothing of {manifest.name} can run here: {said}", command)
