@@ -15,7 +15,6 @@ from typing import Any
 
 from deploy_compile.build import Refused, Unauditable
 from deploy_compile.heavy import heavy_nodes
-from deploy_compile.narrow_weights import X86, saturates
 from deploy_compile.results import Layer, Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
 
@@ -28,6 +27,7 @@ FLOAT_OPS = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 )
 FLOAT_TYPES = {1: "fp32", 10: "fp16", 16: "bf16"}  # onnx.TensorProto's numbers
+X86 = frozenset({"x86_64", "AMD64"})  # platform.machine() of the processors whose U8 kernels are the fast ones
 SILENT = 4  # ONNX Runtime's log severity that only tells of fatal errors: ours are told by exceptions
 
 
@@ -42,7 +42,7 @@ def build(
     if precision.startswith("int8"):
         assert ranges is not None, "INT8 is only ever built after calibration"
         unsigned = platform.machine() in X86
-        file = rewrite(graph, out / "model.onnx", ranges, unsigned=unsigned, seven_bits=saturates())
+        file = rewrite(graph, out / "model.onnx", ranges, unsigned=unsigned)
     named, final = (_optimised(out, file, provider, level) for level in ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"))
     if _kinds(named) != _kinds(final):
         raise Unauditable(

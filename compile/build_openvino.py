@@ -12,8 +12,6 @@ from typing import Any
 
 from deploy_compile.build import Refused, Unauditable
 from deploy_compile.heavy import heavy_nodes, heavy_outputs
-from deploy_compile.narrow_weights import narrow, saturates
-from deploy_compile.onnx_graph import load, save
 from deploy_compile.results import Layer
 from deploy_runtime import backend_openvino
 from deploy_runtime.errors import DeployError
@@ -26,7 +24,6 @@ WIDEST = ("fp32", "bf16", "fp16", "int8")  # the widest first
 
 
 def build(
-    out: Path,
     graph: Path,
     fp32: Path,
     precision: str,
@@ -35,22 +32,17 @@ def build(
     batch: Batch,
     threads: int,
 ) -> tuple[Path, tuple[Layer, ...]]:
-    """Compile `graph` as the device will; return the file to ship with the precision of each heavy node of `fp32`.
+    """Compile `graph` as the device will; return it with the precision of each heavy node of `fp32`.
 
     Raises Refused where OpenVINO does not take the graph or this processor lacks the precision.
     """
-    file = graph
-    if precision.startswith("int8") and saturates():
-        model = load(graph)
-        narrow(model)
-        file = save(model, out / "model.onnx")
     try:
-        session = backend_openvino.open(file, precision, inputs, outputs, batch, threads, cache=None)
+        session = backend_openvino.open(graph, precision, inputs, outputs, batch, threads, cache=None)
     except DeployError as error:
         raise Refused(error.message, error.fix) from error
     # The very engine that the device will run, which the runtime rightly keeps to itself.
     operators = session._request.get_compiled_model().get_runtime_model().get_ordered_ops()  # type: ignore[attr-defined]
-    return file, layers([_facts(operator) for operator in operators], heavy_nodes(fp32), heavy_outputs(fp32))
+    return graph, layers([_facts(operator) for operator in operators], heavy_nodes(fp32), heavy_outputs(fp32))
 
 
 def _facts(operator: Any) -> dict[str, str]:

@@ -14,10 +14,10 @@ are several times slower than those for U8. So this pass takes the symmetric gra
 5. Operators that only move values (MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze) pass a quantization on
    unchanged, from whichever side has one.
 
-On other processors the same is done with S8 (every zero point 128 lower); on x86 without VNNI weights get 7 bits
-(`narrow_weights`). Graph outputs stay float. The traps: a tensor that one consumer reads in float keeps its producer
-float, so every consumer reads behind the pair; and rules 2 and 3 round where the symmetric graph did not, so the
-result is judged by parity, not by being exact.
+On other processors the same is done with S8 (every zero point 128 lower). Graph outputs stay float. The traps: a
+tensor that one consumer reads in float keeps its producer float, so every consumer reads behind the pair; rules 2 and
+3 round where the symmetric graph did not, so the result is judged by parity, not by being exact; and where the
+processor has no VNNI, sums of two U8 x S8 products saturate unless weights keep within 63 levels (see `scales`).
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy_compile.narrow_weights import narrow
 from deploy_compile.onnx_graph import array, links, load, save, taken, unique
 from deploy_compile.results import Range, Ranges
 
@@ -47,17 +46,13 @@ class Grid:
     zero: int
 
 
-def rewrite(
-    source: Path, destination: Path, ranges: Ranges, *, unsigned: bool = True, seven_bits: bool = False
-) -> Path:
+def rewrite(source: Path, destination: Path, ranges: Ranges, *, unsigned: bool = True) -> Path:
     """Write the form of the symmetric S8 graph `source` that ONNX Runtime runs fast to `destination` and return it.
 
-    `ranges` are those of the fp32 graph's tensors; `unsigned` is right for x86, `seven_bits` for x86 without VNNI.
+    `ranges` are those of the fp32 graph's tensors; `unsigned` is right for x86.
     Raises ValueError for a graph that is not symmetric S8.
     """
     model = load(source)
-    if seven_bits:
-        narrow(model)
     grids = _strip(model.graph, ranges.tensors)
     _pool_means(model)
     _pass_back(model.graph, grids)

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy_compile.build_onnxruntime import layers
+from deploy_compile.heavy import heavy_nodes
+from deploy_compile.results import Range, Ranges
+from deploy_compile.rewrite_onnxruntime import Grid, grid, rewrite
+from tests import toys
+from tests.compile.quantized_toy import Toy, toy
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return toy(tmp_path_factory.mktemp("toy"))
+
+
+def run(path: Path, images: np.ndarray, *, optimised: bool = False) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"image": images})[0])
+
+
+def sqnr(reference: np.ndarray, found: np.ndarray) -> float:
+    return float(10 * np.log10((reference**2).sum() / ((reference - found) ** 2).sum()))
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_accuracy_is_kept(made: Toy, tmp_path: Path, unsigned: bool) -> None:
+    images = np.concatenate(toys.images(8, seed=1))
+    reference = run(made.fp32.path, images)
+    found = run(rewrite(made.int8.path, tmp_path / "u8.onnx", made.ranges, unsigned=unsigned), images)
+    assert sqnr(reference, found) > sqnr(reference, run(made.int8.path, images)) - 3
+
+
+def test_every_heavy_node_runs_in_integers(made: Toy, tmp_path: Path) -> None:
+    path = rewrite(made.int8.path, tmp_path / "u8.onnx", made.ranges)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(tmp_path / "optimised.onnx")
+    assert {layer.precision for layer in layers(optimised, heavy_nodes(made.fp32.path))} == {"int8"}
+    assert "QLinearAdd" in {node.op_type for node in optimised.graph.node}
+
+
+def one_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
+    """Write image -> Q/DQ -> Conv (int8 weights) -> logits, quantized as symmetric S8 over `activations`."""
+    scale = np.abs(activations).max().astype(np.float32) / np.float32(127)
+    weights = np.random.default_rng(0).integers(-60, 60, (4, 3, 3, 3)).astype(np.int8)
+    constants = {
+        "s": np.array(scale), "z": np.array(zero, np.int8), "w": weights,
+        "ws": np.full(4, 0.01, np.float32), "wz": np.zeros(4, np.int8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["q"], "Q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "DQ"),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "WDQ", axis=0),
+        helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", kernel_shape=[3, 3]),
+    ]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    shape = ["batch", 3, 16, 16]
+    return toys.save(path, nodes, initializers, [("image", shape)], [("logits", ["batch", 4, 14, 14])])
+
+
+def test_moving_to_u8_is_the_same_arithmetic(tmp_path: Path) -> None:
+    images = np.concatenate(toys.images(4))
+    least, largest = float(images.min()), float(images.max())
+    ranges = Ranges({"image": Range(least, largest, float(np.abs(images).max()), 0.0, "minmax")}, 4)
+    source = one_conv(tmp_path / "s8.onnx", images)
+    found = rewrite(source, tmp_path / "u8.onnx", ranges)
+    types = {tensor.data_type for tensor in onnx.load(found).graph.initializer}
+    assert TensorProto.UINT8 in types
+    np.testing.assert_array_equal(run(found, images), run(source, images))
+
+
+def test_a_graph_that_is_not_symmetric_is_refused(tmp_path: Path) -> None:
+    source = one_conv(tmp_path / "s8.onnx", np.ones(1, np.float32), zero=5)
+    with pytest.raises(ValueError, match="not symmetric"):
+        rewrite(source, tmp_path / "u8.onnx", Ranges({}, 0))
+
+
+@given(st.floats(-50, 50), st.floats(0, 50), st.floats(0, 1))
+def test_a_grid_spans_the_calibrated_range(least: float, span: float, at: float) -> None:
+    largest = least + span
+    threshold = max(abs(least), abs(largest))
+    chosen = grid(Range(least, largest, threshold, 0.0, "minmax"))
+    value = least + at * span
+    quantized = np.clip(np.rint(value / chosen.scale) + chosen.zero, 0, 255)
+    assert abs((quantized - chosen.zero) * chosen.scale - value) <= 0.5000001 * chosen.scale
+    assert chosen.zero == (0 if least >= 0 else 128)
+
+
+def test_a_tensor_only_ever_zero_has_a_grid() -> None:
+    assert grid(Range(0.0, 0.0, 0.0, 0.0, "minmax")) == Grid(1e-8 / 255, 0)
