@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,19 +21,10 @@ from deploy_runtime.errors import DeployError
 from deploy_runtime.spec import Calibration, Candidate, Golden, Manifest, Provenance
 
 from deploy_compile.cache import LIBRARIES, sync, told
-from deploy_compile.choose import Choice
 from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
-from deploy_compile.results import Built, Graph, Loaded, Reference, Samples
-from deploy_compile.samples import stacked
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """A finished bundle folder and the sha256 of its manifest."""
-
-    folder: Path
-    digest: str
+from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples
+from deploy_compile.sample_files import stacked
 
 
 def bundle(

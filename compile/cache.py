@@ -31,6 +31,7 @@ from filelock import FileLock
 
 from deploy_compile import promises
 from deploy_compile.machine import identity, versions
+from deploy_compile.results import Built
 
 R = TypeVar("R")
 
@@ -43,12 +44,17 @@ READ_BYTES = 1 << 20
 
 
 class Stages:
-    """Runs stages through the cache in `folder`; `watch(stage, seconds)` hears of each, None seconds meaning kept."""
+    """Runs stages through the cache in `folder`.
 
-    def __init__(self, folder: Path, watch: Callable[[str, float | None], Any], started: Callable[[str], Any]) -> None:
+    `started(stage, detail)` hears of each that begins to work, `finished(stage, detail, seconds)` of each that ended,
+    None seconds meaning that it was kept; `detail` names the candidate or the precision.
+    """
+
+    def __init__(
+        self, folder: Path, started: Callable[[str, str], Any], finished: Callable[[str, str, float | None], Any]
+    ) -> None:
         self.folder = folder / "stages"
-        self.watch, self.started = watch, started
-        self.worked = False
+        self.started, self.finished = started, finished
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,22 +65,40 @@ class Stages:
 
     def __call__(self, stage: Callable[..., R], *args: Any) -> R:
         """Return the stage's result for these arguments, from the cache where it stands there."""
-        name = stage.__name__
+        name, detail = stage.__name__, _detail(args)
         kind = typing.get_type_hints(stage)["return"]
         final = self.folder / f"{name}-{self.key(stage, args)}"
-        if (kept := self._read(kind, final)) is not None:
-            self.watch(name, None)
+        kept = self._read(kind, final)
+        if kept is None:
+            with FileLock(f"{final}.lock"):  # another process may be making it: wait, then look again
+                kept = self._read(kind, final)
+                if kept is None:
+                    return self._work(stage, args, final, kind, detail)
+        self.finished(name, detail, None)
+        return kept
+
+    def _work(
+        self, stage: Callable[..., R], args: tuple[Any, ...], final: Path, kind: type[R], detail: str
+    ) -> R:
+        self.started(stage.__name__, detail)
+        begun = time.monotonic()
+        self._make(stage, args, final)
+        self.finished(stage.__name__, detail, time.monotonic() - begun)
+        made = self._read(kind, final)
+        assert made is not None, f"{stage.__name__} names a path that it did not write"
+        return made
+
+    def whole(self, function: str, kind: type[R], make: Callable[[], R], *args: Any) -> R:
+        """Return what `make` makes of `args`, or made before: a whole run, remembered so that the same again needs
+        not even import `function` (`module:name`) and all that it imports."""
+        final = self.folder / f"whole-{self._digest(function, function.partition(':')[0], args)}.json"
+        if final.is_file() and (kept := self._decoded(kind, final)) is not None:
             return kept
-        with FileLock(f"{final}.lock"):  # another process may be making it: wait, then look again
-            if (kept := self._read(kind, final)) is not None:
-                self.watch(name, None)
-                return kept
-            self.started(name)
-            begun = time.monotonic()
-            result = self._make(stage, args, final)
-            self.worked = True
-            self.watch(name, time.monotonic() - begun)
-        return self._read(kind, final) or result
+        result = make()
+        partial = final.with_name(f"{final.name}.tmp-{secrets.token_hex(4)}")
+        partial.write_text(json.dumps(_move(encode(result), {str(self.folder): "{cache}"})))
+        partial.replace(final)
+        return result
 
     def each(self, workers: int, stage: Callable[..., R], arguments: Iterable[tuple[Any, ...]]) -> list[R]:
         """Run one stage for several arguments, `workers` at a time; results in the order of the arguments."""
@@ -83,10 +107,13 @@ class Stages:
 
     def key(self, stage: Callable[..., Any], args: tuple[Any, ...]) -> str:
         """Digest everything that can change the stage's result."""
-        parts = [stage.__qualname__, source_digest(stage.__module__), environment(), self._plain(args)]
+        return self._digest(stage.__qualname__, stage.__module__, args)
+
+    def _digest(self, name: str, module: str, args: tuple[Any, ...]) -> str:
+        parts = [name, source_digest(module), environment(), self._plain(args)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
-    def _make(self, stage: Callable[..., R], args: tuple[Any, ...], final: Path) -> R:
+    def _make(self, stage: Callable[..., Any], args: tuple[Any, ...], final: Path) -> None:
         for stale in final.parent.glob(f"{final.name}.tmp-*"):
             shutil.rmtree(stale, ignore_errors=True)  # a killed run's; nobody else writes here while we hold the lock
         partial = final.with_name(f"{final.name}.tmp-{secrets.token_hex(4)}")
@@ -102,14 +129,19 @@ class Stages:
             raise told(error, partial) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return result
 
     def _read(self, kind: type[R], final: Path) -> R | None:
+        return self._decoded(kind, final / "result.json")
+
+    def _decoded(self, kind: type[R], file: Path) -> R | None:
+        """Read a result; None where there is none, or where a path that it names is gone from the cache."""
         try:
-            data = json.loads((final / "result.json").read_text())
+            data = json.loads(file.read_text())
         except FileNotFoundError:
             return None
-        return decode(kind, _move(data, {"{out}": str(final), "{cache}": str(self.folder)}), final.name)
+        places = {"{out}": str(file.parent), "{cache}": str(self.folder)}
+        whole = all(Path(path).exists() for path in _paths(_move(data, places), str(self.folder)))
+        return decode(kind, _move(data, places), file.parent.name) if whole else None
 
     def _plain(self, value: Any) -> Any:
         """Turn an argument into what stands for it in the key."""
@@ -132,6 +164,12 @@ class Stages:
         return encode(value)
 
 
+def _detail(args: tuple[Any, ...]) -> str:
+    """The candidate that a stage works on, or what words it was given."""
+    built = [f"{arg.backend} {arg.precision}" for arg in args if isinstance(arg, Built)]
+    return " ".join(built or [arg for arg in args if isinstance(arg, str)])
+
+
 def _move(data: Any, places: Mapping[str, str]) -> Any:
     if isinstance(data, dict):
         return {key: _move(item, places) for key, item in data.items()}
@@ -142,6 +180,15 @@ def _move(data: Any, places: Mapping[str, str]) -> Any:
             if data == old or data.startswith(f"{old}/"):
                 return new + data[len(old) :]
     return data
+
+
+def _paths(data: Any, root: str) -> list[str]:
+    """Every string that is a path under `root`."""
+    if isinstance(data, dict):
+        return [path for item in data.values() for path in _paths(item, root)]
+    if isinstance(data, list):
+        return [path for item in data for path in _paths(item, root)]
+    return [data] if isinstance(data, str) and data.startswith(f"{root}/") else []
 
 
 def told(error: OSError, where: Path) -> DeployError:

@@ -12,8 +12,11 @@ from deploy_runtime.spec import Batch
 from rich.console import Console
 
 from deploy_compile import terminal
-from deploy_compile.options import DEFAULT_TARGETS, Options, parse_batch, parse_params
+from deploy_compile.bundle import check_target, deliver, report
+from deploy_compile.cache import Stages
+from deploy_compile.options import DEFAULT_TARGETS, Options, fitted, parse_batch, parse_params
 from deploy_compile.progress import Progress
+from deploy_compile.results import Outcome
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16")
 ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
@@ -63,9 +66,7 @@ def recipe(**given: Any) -> None:
         progress.stop()
     seconds = time.monotonic() - begun
     if as_json:
-        from deploy_compile.bundle import report
-
-        body = report(outcome.recipe.name, outcome.rows, outcome.choice)
+        body = report(outcome.recipe, outcome.rows, outcome.choice)
         click.echo(json.dumps({"bundle": target.as_posix(), **body, "seconds": round(seconds, 2)}))
     else:
         told = terminal.notes(
@@ -77,19 +78,19 @@ def recipe(**given: Any) -> None:
         terminal.print_outcome(console, outcome.rows, outcome.choice.chosen, outcome.choice.sentence, told)
         state = "written" if delivered else "is up to date, nothing to do"
         console.print(f"bundle {target} {state} [dim]({seconds:.1f} s)[/]", highlight=False)
-    from deploy_compile.pipeline import required
-
-    required(outcome, options.require)
 
 
-def _compile(options: Options, target: Path, force: bool, progress: Progress) -> Any:
-    from deploy_compile.bundle import check_target, deliver
-    from deploy_compile.cache import Stages
-    from deploy_compile.pipeline import compile_recipe
-
+def _compile(options: Options, target: Path, force: bool, progress: Progress) -> tuple[Outcome, bool]:
     check_target(target)
-    stages = Stages(device_cache.folder(), progress.finished, progress.started)
-    outcome = compile_recipe(options, stages)
+    fit = fitted(options)
+    stages = Stages(device_cache.folder(), progress.started, progress.finished)
+
+    def run() -> Outcome:
+        from deploy_compile.pipeline import compile_recipe  # torch, onnx and all: not needed for what stands already
+
+        return compile_recipe(fit, options, stages)
+
+    outcome = stages.whole("deploy_compile.pipeline:compile_recipe", Outcome, run, fit, options)
     return outcome, deliver(outcome.bundled, target, force)
 
 
@@ -113,10 +114,10 @@ def read_options(
     deploy_recipes.resolve(ref)
     for name in targets:
         get(name)
-    if same["weights"] not in ("seeded", "pretrained") and not Path(same["weights"]).exists():
-        raise DeployError(
-            f"there is no checkpoint at {same['weights']}", "Give --weights a file, 'pretrained' or 'seeded'."
-        )
+    if same["weights"] not in ("seeded", "pretrained"):
+        same["weights"] = path = Path(same["weights"])
+        if not path.exists():
+            raise DeployError(f"there is no checkpoint at {path}", "Give --weights a file, 'pretrained' or 'seeded'.")
     sizes: Batch = parse_batch(batch)
     return Options(
         ref=ref,

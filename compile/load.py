@@ -21,18 +21,20 @@ from deploy_runtime.errors import DeployError
 WEIGHTS = "weights.safetensors"
 
 
-def load(out: Path, ref: str, params: Mapping[str, str], weights: str, keys: Path | None) -> Loaded:
+def load(
+    out: Path, recipe: Recipe, ref: str, params: Mapping[str, str], weights: str | Path, keys: Path | None
+) -> Loaded:
     """Build the network that `ref` and `params` name with `weights` (`seeded`, `pretrained` or a path) into `out`.
+
+    `recipe` is what `ref` and `params` resolve to; given, so that a change of it is another result to the cache.
 
     Raises UsageError for a wrong recipe or parameter and DeployError for weights that cannot be read or do not fit.
     """
-    recipe = resolve(ref)
     values = recipe.values(params)
-    fitted = recipe.fitted(values)
     if keys and weights in ("seeded", "pretrained"):
         raise DeployError(f"--keys renames the keys of a file, and the weights are {weights}", "Drop --keys.")
     if weights == "seeded":
-        net = seeded.build(fitted, lambda: _network(recipe, values))
+        net = seeded.build(recipe, lambda: _network(recipe, values))
     else:
         state = _published(recipe, values) if weights == "pretrained" else checkpoint.read(Path(weights), keys)
         net = _network(recipe, values)
@@ -49,7 +51,7 @@ def load(out: Path, ref: str, params: Mapping[str, str], weights: str, keys: Pat
         weights=path,
         sha256=digest,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        origin=weights if weights in ("seeded", "pretrained") else "file",
+        origin="file" if isinstance(weights, Path) else weights,
     )
 
 

@@ -1,9 +1,10 @@
 """What the user asked for, as one frozen value: the pipeline and the manifest see the same thing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from deploy_recipes import resolve
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.spec import Batch, Classes
@@ -18,7 +19,7 @@ class Options:
 
     ref: str
     params: Mapping[str, str] = field(default_factory=dict)
-    weights: str = "seeded"
+    weights: str | Path = "seeded"
     keys: Path | None = None
     fp16: bool = False
     int8: bool = False
@@ -49,7 +50,7 @@ class Options:
         """The options as the manifest records them. Never a path: a folder's name may be a patient's."""
         return {
             "params": " ".join(f"{k}={v}" for k, v in sorted(self.params.items())),
-            "weights": self.weights if self.weights in ("seeded", "pretrained") else "file",
+            "weights": "file" if isinstance(self.weights, Path) else self.weights,
             "precisions": " ".join(("fp32", "bf16", *self.asked)),
             "require": self.require or "",
             "calibration": "folder" if self.calibration else "synthetic",
@@ -84,6 +85,15 @@ def parse_params(texts: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--param {text} is not name=value", "Write it as --param num_classes=2.")
         given[name] = value
     return given
+
+
+def fitted(options: Options) -> Recipe:
+    """The recipe with its parameters and labels applied; refuses what can be refused before any work."""
+    recipe = resolve(options.ref)
+    if options.strict and options.int8 and options.calibration is None:
+        raise UsageError("--strict refuses synthetic calibration", "Give --calibration DIR with real samples.")
+    recipe = recipe.fitted(recipe.values(options.params))
+    return recipe if options.labels is None else replace(recipe, labels=read_labels(options.labels, recipe))
 
 
 def read_labels(path: Path, recipe: Recipe) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from deploy_runtime.spec import Batch
 from deploy_compile import parity_run
 from deploy_compile.emulate import emulate
 from deploy_compile.results import Built, Graph, Parity, Reference, Samples
-from deploy_compile.samples import stacked
+from deploy_compile.sample_files import stacked
 
 EMULATED_SAMPLES = 4  # with every output rounded a pass is several times slower; golden samples on the device do the rest
 
@@ -58,7 +58,7 @@ def _emulated(
     wanted: dict[str, np.ndarray],
     threads: int,
 ) -> Parity:
-    got = emulate(graph.path, graph.precision, samples.held_out, EMULATED_SAMPLES, threads)
+    got = emulate(graph.path, samples.held_out, EMULATED_SAMPLES, threads)
     count = len(next(iter(got.values())))
     wanted = {name: array[:count] for name, array in wanted.items()}
     drift = measure(wanted, got, recipe.task, reference.fp64_distance, None)

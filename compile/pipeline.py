@@ -4,29 +4,27 @@ Each stage runs through the cache (`run`): a second run does no work, a killed o
 promises is checked when it hands its result over (`promises.check`), so that a breach names the stage.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from deploy_recipes import resolve
 from deploy_recipes.recipe import Recipe
-from deploy_runtime.errors import GateError, UsageError
 from deploy_runtime.judge import judge
 from deploy_runtime.spec import Candidate
 
 from deploy_compile.audit import audit
 from deploy_compile.build import build
-from deploy_compile.bundle import Bundled, bundle
+from deploy_compile.bundle import bundle
 from deploy_compile.cache import Stages
 from deploy_compile.canary import canaries
 from deploy_compile.cast import cast
-from deploy_compile.choose import Choice, choose
+from deploy_compile.choose import choose
 from deploy_compile.export import export
 from deploy_compile.load import load
-from deploy_compile.options import Options, read_labels
+from deploy_compile.options import Options
 from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
-from deploy_compile.results import Audited, Built, Graph, Parity, Ranges, Reference, Speeds
+from deploy_compile.results import Audited, Built, Graph, Outcome, Parity, Ranges, Reference, Speeds
 from deploy_compile.samples import collect
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
@@ -37,21 +35,10 @@ GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
 BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A finished compile: the bundle in the cache, every candidate's row, and what was chosen why."""
-
-    recipe: Recipe
-    rows: tuple[Candidate, ...]
-    choice: Choice
-    bundled: Bundled
-
-
-def compile_recipe(options: Options, run: Stages) -> Outcome:
+def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     """Compile one recipe. Raises DeployError for bad input and GateError where no candidate passes every gate."""
-    recipe = fitted(options)
     threads, batch = options.threads, options.batch
-    loaded = run(load, options.ref, options.params, options.weights, options.keys)
+    loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys)
     samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
     torch = run(reference, loaded, recipe, samples, threads)
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
@@ -79,16 +66,7 @@ def compile_recipe(options: Options, run: Stages) -> Outcome:
     rows = [timed(row, speeds) for row in rows]
     choice = choose(rows, options.require, options.asked)
     made = run(bundle, options, recipe, loaded, samples, torch, tuple(graphs.values()), engines, rows, choice)
-    return Outcome(recipe, tuple(rows), choice, made)
-
-
-def fitted(options: Options) -> Recipe:
-    """The recipe with its parameters applied; refuses what can be refused before any work."""
-    recipe = resolve(options.ref)
-    if options.strict and options.int8 and options.calibration is None:
-        raise UsageError("--strict refuses synthetic calibration", "Give --calibration DIR with real samples.")
-    recipe = recipe.fitted(recipe.values(options.params))
-    return recipe if options.labels is None else replace(recipe, labels=read_labels(options.labels, recipe))
+    return Outcome(recipe.name, tuple(rows), choice, made)
 
 
 def typed(run: Stages, fp32: Graph, ranges: Ranges | None, recipe: Recipe, options: Options) -> list[Graph]:
@@ -130,9 +108,3 @@ def timed(row: Candidate, speeds: Speeds) -> Candidate:
         return replace(row, status="crashed", reason=speeds.failed[row.name])
     return replace(row, speed=speeds.measured.get(row.name))
 
-
-def required(outcome: Outcome, precision: str | None) -> None:
-    """Raise GateError where `--require` asked for another precision than the chosen one."""
-    chosen = outcome.rows[outcome.choice.chosen]
-    if precision and chosen.precision != precision:
-        raise GateError(f"{precision} was required and {chosen.name} was chosen", outcome.choice.sentence)

@@ -7,6 +7,7 @@ import sys
 import threading
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 WORDS = {
@@ -26,6 +27,9 @@ WORDS = {
     "bundle": "write the bundle",
 }
 
+DETAILED = ("build", "audit", "parity", "cast")  # run several times: which one is said
+WORTH_A_LINE_S = 0.1  # shorter stages show on the live line only
+
 
 class Progress:
     """Hears of stages from `cache.Stages` and says so; several may run at once."""
@@ -36,22 +40,22 @@ class Progress:
         self.running: list[str] = []
         self.status: Status | None = None
         self.lock = threading.Lock()
-        self.kept = 0
 
-    def started(self, stage: str) -> None:
+    def started(self, stage: str, detail: str) -> None:
         """A stage begins to work."""
         with self.lock:
-            self.running.append(stage)
+            self.running.append(_said(stage, detail))
             self._show()
 
-    def finished(self, stage: str, seconds: float | None) -> None:
+    def finished(self, stage: str, detail: str, seconds: float | None) -> None:
         """A stage ended after `seconds` of work, or was found in the cache (None)."""
+        if seconds is None:
+            return
         with self.lock:
-            if seconds is None:
-                self.kept += 1
-                return
-            self.running.remove(stage)
-            self.console.print(f"  [green]✓[/] {WORDS.get(stage, stage)} [dim]{seconds:.1f} s[/]", highlight=False)
+            self.running.remove(_said(stage, detail))
+            if seconds >= WORTH_A_LINE_S:
+                text = f"  [green]✓[/] {escape(_said(stage, detail))} [dim]{seconds:.1f} s[/]"
+                self.console.print(text, highlight=False, soft_wrap=True)
             self._show()
 
     def stop(self) -> None:
@@ -67,6 +71,10 @@ class Progress:
             self.status.stop()
             self.status = None
         if self.running:
-            words = ", ".join(dict.fromkeys(WORDS.get(stage, stage) for stage in self.running))
-            self.status = self.console.status(words)
+            self.status = self.console.status(escape("; ".join(self.running)))
             self.status.start()
+
+
+def _said(stage: str, detail: str) -> str:
+    words = WORDS.get(stage, stage)
+    return f"{words}: {detail}" if detail and stage in DETAILED else words

@@ -15,7 +15,7 @@ import numpy as np
 from deploy_recipes.recipe import Recipe
 
 from deploy_compile.results import Loaded, Reference, Samples
-from deploy_compile.samples import read, write
+from deploy_compile.sample_files import read, write
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy_runtime.spec import Backend, Calibration, Coverage, Drift, Precision, Speed, Status
+from deploy_runtime.spec import Backend, Calibration, Candidate, Coverage, Drift, Precision, Speed, Status
 
 
 @dataclass(frozen=True)
@@ -139,3 +139,30 @@ class Speeds:
     measured: Mapping[str, Speed]
     failed: Mapping[str, str]
     threads: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidate ships and which is the fallback, as indices, and the sentence a person reads first."""
+
+    chosen: int
+    fallback: int | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A finished bundle folder and the sha256 of its manifest."""
+
+    folder: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why."""
+
+    recipe: str
+    rows: tuple[Candidate, ...]
+    choice: Choice
+    bundled: Bundled

@@ -16,27 +16,29 @@ MARKS = {
     "rejected": "[red]rejected[/]",
     "crashed": "[red]crashed[/]",
     "refused": "[yellow]refused[/]",
-    "built_not_run": "[cyan]built, not run[/]",
+    "built_not_run": "[cyan]not run[/]",
 }
 
 
 def candidates_table(rows: Sequence[Candidate], chosen: int) -> Table:
-    """One line a candidate: what became of it, how fast, how close to PyTorch, what ran in which precision."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, justify in (
-        ("", "left"), ("candidate", "left"), ("verdict", "left"), ("x PyTorch", "right"), ("ms", "right"),
-        ("cosine", "right"), ("SQNR dB", "right"), ("top-1", "right"), ("heavy layers", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify, no_wrap=heading in ("x PyTorch", "candidate"))  # type: ignore[arg-type]
+    """One line a candidate: what became of it, how fast, how close to PyTorch, what ran in which precision.
+
+    Fits 80 columns. The number behind ± is the half-width of the 95 % interval.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("  candidate", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for heading in ("x PyTorch", "ms", "cosine", "dB", "top-1"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("layers", no_wrap=True)
     for i, row in enumerate(rows):
         worst = min(row.drift, key=lambda drift: drift.sqnr_db, default=None)
         table.add_row(
-            "[bold green]→[/]" if i == chosen else "",
-            row.name,
+            f"[bold green]→ {row.name}[/]" if i == chosen else f"  {row.name}",
             MARKS[row.status],
-            f"{row.speed.ratio:.2f} [dim]({row.speed.low:.2f}–{row.speed.high:.2f})[/]" if row.speed else "–",
+            f"{row.speed.ratio:.2f}±{(row.speed.high - row.speed.low) / 2:.2f}" if row.speed else "–",
             f"{row.speed.p50_ms:.1f}" if row.speed else "–",
-            f"{worst.cosine:.5f}" if worst else "–",
+            f"{worst.cosine:.4f}" if worst else "–",
             sqnr(worst) if worst else "–",
             _agreement(worst),
             _layers(row),
@@ -58,7 +60,7 @@ def _agreement(drift: Drift | None) -> str:
 def _layers(row: Candidate) -> str:
     if row.coverage is None:
         return "–"
-    return ", ".join(f"{count} {precision}" for precision, count in sorted(row.coverage.layers.items()))
+    return "\n".join(f"{count} {precision}" for precision, count in sorted(row.coverage.layers.items()))
 
 
 def print_outcome(console: Console, rows: Sequence[Candidate], chosen: int, sentence: str, notes: Sequence[str]) -> None:
@@ -77,7 +79,7 @@ def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: boo
     told = []
     if any(row.status == "built_not_run" for row in rows):
         told.append(
-            "built, not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "
+            "not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "
             "emulated on the CPU."
         )
     if int8 and synthetic:

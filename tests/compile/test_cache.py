@@ -53,7 +53,7 @@ def heard() -> list[tuple[str, bool]]:
 
 @pytest.fixture
 def run(tmp_path: Path, heard: list[tuple[str, bool]]) -> Stages:
-    return Stages(tmp_path, lambda stage, seconds: heard.append((stage, seconds is None)), lambda stage: None)
+    return Stages(tmp_path, lambda *_: None, lambda stage, _, seconds: heard.append((stage, seconds is None)))
 
 
 def test_a_second_run_does_no_work_and_says_so(run: Stages, heard: list[tuple[str, bool]]) -> None:
@@ -75,7 +75,7 @@ def test_another_argument_or_another_file_content_is_another_result(run: Stages,
 
 
 def test_two_caches_give_the_same_key(tmp_path: Path, run: Stages) -> None:
-    other = Stages(tmp_path / "other", lambda *_: None, lambda _: None)
+    other = Stages(tmp_path / "other", lambda *_: None, lambda *_: None)
     made, made_there = run(letters, "ab"), other(letters, "ab")
     assert run.key(shout, (made,)) == other.key(shout, (made_there,))
 
@@ -90,7 +90,7 @@ def test_a_failed_write_is_told_and_leaves_nothing(run: Stages, number: int, wor
 def test_an_unwritable_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeployError, match="cannot be made"):
-        Stages(tmp_path / "file" / "cache", lambda *_: None, lambda _: None)
+        Stages(tmp_path / "file" / "cache", lambda *_: None, lambda *_: None)
 
 
 def test_several_at_once_come_back_in_order(run: Stages) -> None:
@@ -104,7 +104,7 @@ from pathlib import Path
 from deploy_compile.cache import Stages
 sys.path.insert(0, {here!r})
 from slow_stage import slow
-run = Stages(Path({cache!r}), lambda *a: None, lambda s: print("started", flush=True))
+run = Stages(Path({cache!r}), lambda *a: print("started", flush=True), lambda *a: None)
 print(run(slow, "x").name, flush=True)
 """
 STAGE = """

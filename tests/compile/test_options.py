@@ -52,6 +52,6 @@ def test_the_folder_name_says_what_was_asked() -> None:
 
 def test_the_manifest_is_never_told_a_path() -> None:
     said = Options(
-        "x3d_s", weights="/data/MUSTERMANN/best.pt", calibration=Path("/data/MUSTERMANN"), keys=Path("MUSTERMANN.json")
+        "x3d_s", weights=Path("/data/MUSTERMANN/best.pt"), calibration=Path("/data/MUSTERMANN"), keys=Path("MUSTERMANN.json")
     ).said()
     assert "MUSTERMANN" not in str(said)

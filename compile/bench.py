@@ -1,0 +1,66 @@
+"""Time a finished bundle's candidates beside PyTorch eager, on the machine at hand.
+
+PyTorch is built from the recipe that the manifest names, with seeded weights: the time does not depend on their values,
+and a bundle does not carry PyTorch's. A recipe of the user's own is named again with --recipe.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import deploy_recipes
+from deploy_runtime import backends, device_cache, manifest
+from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.spec import Candidate
+
+from deploy_compile import synthetic
+from deploy_compile.cache import Stages
+from deploy_compile.load import load
+from deploy_compile.results import Built, Speeds
+from deploy_compile.sample_files import write
+from deploy_compile.speed import time_engines
+
+SEED = 4001
+
+
+@dataclass(frozen=True)
+class Benched:
+    """The speeds of a bundle's candidates, which of them is the chosen one, and how many threads ran."""
+
+    bundle: str
+    chosen: str
+    speeds: Speeds
+
+
+def bench_bundle(bundle: Path, ref: str | None, threads: int, budget_s: float) -> Benched:
+    """Time every shipped candidate that passed and whose library is here. Raises DeployError where none can be."""
+    found = manifest.read(bundle)
+    manifest.verify_files(bundle, found)
+    recipe = deploy_recipes.resolve(ref or _known(found.recipe))
+    rows = [row for row in found.candidates if row.file and row.status == "passed" and not _missing(row)]
+    if not rows:
+        raise DeployError(f"no engine library of {bundle} is installed here", "Run `deploy-compile doctor`.")
+    run = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
+    loaded = run(load, recipe, ref or found.recipe, found.params, "seeded", None)
+    engines = [
+        Built(row.backend, row.precision, row.target, "passed", "", bundle / (row.file or ""), (), 0.0) for row in rows
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), [synthetic.sample(recipe.fitted(recipe.values(found.params)), SEED, 0)])
+        speeds = time_engines(
+            engines, loaded, found.inputs, found.outputs, found.batch, Path(folder), threads, budget_s
+        )
+    return Benched(bundle.name, found.candidates[found.chosen].name, speeds)
+
+
+def _known(name: str) -> str:
+    if name not in deploy_recipes.names():
+        raise UsageError(
+            f"the bundle was made from {name}, which is no recipe of deploy-compile",
+            "Name its file again: --recipe my_nets.py:my_net.",
+        )
+    return name
+
+
+def _missing(row: Candidate) -> bool:
+    return backends.get(row.backend).missing() is not None
