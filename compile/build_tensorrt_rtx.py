@@ -10,6 +10,7 @@ they raise one text for a parser refusal where `get_error` gives the ONNX node, 
 """
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def build(
 
     Raises Refused where the parser or the compiler does not take the graph.
     """
-    import tensorrt_rtx as trt  # type: ignore[import-untyped]
+    trt: Any = import_module("tensorrt_rtx")  # it has no types
 
     if not trt.__version__.startswith(layer_table.TABLE_VERSIONS):
         raise DeployError(

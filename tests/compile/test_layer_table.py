@@ -21,7 +21,7 @@ def text(table: list[Row]) -> str:
     """Write a table as TensorRT-RTX 1.7.1 prints it."""
 
     def tensors(types: tuple[str, ...]) -> str:
-        one = "{{ Name: t{}, Dimensions: [1,8,-1,16], Strides: [8,1], StrideOrder: [1,0], Datatype: {}, Format: (NHWC) x }}"
+        one = "{{ Name: t{}, Dimensions: [1,8,-1], Strides: [8,1], StrideOrder: [1,0], Datatype: {}, Format: (A) b }}"
         return "[ " + ", ".join(one.format(i, kind) for i, kind in enumerate(types)) + "]" if types else "[]"
 
     def line(row: Row) -> str:

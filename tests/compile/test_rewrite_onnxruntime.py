@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,8 +68,8 @@ def one_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
         helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", kernel_shape=[3, 3]),
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    shape = ["batch", 3, 16, 16]
-    return toys.save(path, nodes, initializers, [("image", shape)], [("logits", ["batch", 4, 14, 14])])
+    shapes: list[list[int | str]] = [["batch", 3, 16, 16], ["batch", 4, 14, 14]]
+    return toys.save(path, nodes, initializers, [("image", shapes[0])], [("logits", shapes[1])])
 
 
 def test_moving_to_u8_is_the_same_arithmetic(tmp_path: Path) -> None:
