@@ -87,7 +87,6 @@ def test_a_parser_refusal_names_the_nodes(tmp_path: Path) -> None:
     nodes = [helper.make_node("MaxPool", ["image"], ["logits", "where"], "/net/pool", kernel_shape=[2, 2])]
     nodes.append(helper.make_node("Cast", ["where"], ["indices"], "/net/cast", to=1))
     shape: list[int | str] = ["batch", 3, 15, 15]
-    image: list[int | str] = ["batch", 3, 16, 16]
     path = toys.save(
         tmp_path / "g.onnx", nodes, [], [("image", ["batch", 3, 16, 16])], [("logits", shape), ("indices", shape)]
     )
