@@ -3,7 +3,9 @@
 Plain initialisation will not do: pytorchvideo and others start the last normalisation of a residual branch at zero, so
 that the branch contributes nothing and parity says nothing about it; running statistics of 0 and 1 let activations
 explode or vanish. Here gammas are U(0.5, 1.5), betas N(0, 0.1), branch ends 0.25, no matrix is zero, and running
-statistics come from real passes. One thread computes them, so that every thread count gives the same weights.
+statistics come from real passes. The classifier tells the scenes of the synthetic samples apart, as a trained one tells
+its classes: a random one would decide by hair's breadths, and its flips would say nothing about an engine.
+One thread computes it all, so that every thread count gives the same weights.
 The trap: these weights decide nothing about accuracy.
 """
 
@@ -12,11 +14,11 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deploy_compile import synthetic
-from deploy_recipes.recipe import Recipe
+from deploy_recipes.recipe import Classes, Recipe
 from deploy_runtime.errors import DeployError
 
 SEED = 0
@@ -27,6 +29,12 @@ ZERO_MATRIX_STD = 0.02
 BATCH = 4  # clips in one pass: the variance between samples belongs to the statistics too
 PASSES = 2
 STATISTICS_SEED = 1001  # of the synthetic series that the statistics are taken on
+SCENE_PASSES = 4  # samples of each scene that the classifier is shown
+DECISIVE = 4.0  # how far a scene's class is raised above the others, in standard deviations of the logits
+RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
+SCENE_PASSES = 4  # samples of each scene that the classifier is shown
+DECISIVE = 2.0  # how far a scene's class stands above the largest other, in standard deviations of the logits
+RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
 
 
 def build(recipe: Recipe, network: Callable[[], nn.Module]) -> nn.Module:
@@ -37,6 +45,7 @@ def build(recipe: Recipe, network: Callable[[], nn.Module]) -> nn.Module:
         _draw(module)
         _damp(module, recipe)
         _take_statistics(module, recipe)
+        _tell_scenes_apart(module, recipe)
     return module
 
 
@@ -98,6 +107,90 @@ def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
+    """Raise one class for each scene in the last linear layer; a network that ends in another layer stays as it is."""
+    head = _classifier(module, recipe)
+    if head is None:
+        return
+    scenes = min(synthetic.SCENES, head.out_features)
+    shown = range(SCENE_PASSES * synthetic.SCENES)
+    features = torch.cat([_features(module, head, recipe, index) for index in shown])
+    belongs = nn.functional.one_hot(torch.tensor([index % synthetic.SCENES % scenes for index in shown]), scenes).float()
+    centre = features.mean(dim=0)
+    gram = (features - centre) @ (features - centre).T
+    ridge = RIDGE * gram.trace() / len(gram) * torch.eye(len(gram))
+    directions = torch.linalg.solve(gram + ridge, belongs - belongs.mean(dim=0)).T @ (features - centre)
+    logits = head(features)
+    rows = torch.linspace(0, head.out_features - 1, scenes).round().long()
+    height = (logits.max() - logits.min()) + DECISIVE * logits.std()
+    head.weight[rows] += height * directions
+    if head.bias is not None:
+        head.bias[rows] += height * (belongs.mean(dim=0) - directions @ centre)
+
+
+def _classifier(module: nn.Module, recipe: Recipe) -> nn.Linear | None:
+    """Return the linear layer that a forward pass calls last, where it is the one that scores the classes."""
+    called: list[nn.Module] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda layer, _given: called.append(layer))
+        for part in module.modules()
+        if isinstance(part, nn.Linear)
+    ]
+    module(*_inputs(recipe, 0))
+    for hook in hooks:
+        hook.remove()
+    last = called[-1] if called else None
+    fits = isinstance(recipe.task, Classes) and isinstance(last, nn.Linear) and last.out_features == recipe.task.count
+    return last if fits and isinstance(last, nn.Linear) else None
+
+
+def _features(module: nn.Module, head: nn.Linear, recipe: Recipe, index: int) -> Tensor:
+    """Return what reaches the classifier, [1, features], averaged over any positions in between."""
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _layer, given: seen.append(given[0]))
+    module(*_inputs(recipe, index))
+    hook.remove()
+    return seen[-1].reshape(-1, head.in_features).mean(dim=0, keepdim=True)
+
+
+def _inputs(recipe: Recipe, index: int) -> tuple[Tensor, ...]:
+    sample = synthetic.sample(recipe, STATISTICS_SEED, index)
+    return tuple(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs)
+
+
+def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
+    """Add to the last layer that gives the classes a ridge regression that tells the synthetic scenes apart.
+
+    A network whose decision is made elsewhere than in a Linear layer is left as it is.
+    """
+    if not isinstance(recipe.task, Classes):
+        return
+    heads = [part for part in module.modules() if isinstance(part, nn.Linear) and part.out_features == recipe.task.count]
+    if not heads:
+        return
+    head = heads[-1]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = head.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+    for index in range(synthetic.SCENES * SCENE_PASSES):
+        clip = synthetic.sample(recipe, STATISTICS_SEED, index)
+        module(*(torch.from_numpy(clip[tensor.name]) for tensor in recipe.inputs))
+    hook.remove()
+    features = torch.stack([given.reshape(-1, head.in_features).mean(0) for given, _ in seen])
+    logits = torch.cat([made.reshape(-1, head.out_features) for _, made in seen])
+    spread, usual, centre = logits.std(1).mean(), logits.mean(0), features.mean(0)
+    apart = features - centre
+    energy = apart @ apart.T
+    scenes = torch.eye(synthetic.SCENES).repeat(SCENE_PASSES, 1)
+    ridge = RIDGE * energy.diagonal().mean() * torch.eye(len(energy))
+    directions = torch.linalg.solve(energy + ridge, scenes - scenes.mean(0)).T @ apart
+    for scene, direction in enumerate(directions * DECISIVE * spread):
+        row = scene % head.out_features
+        head.weight[row] += direction
+        if head.bias is not None:
+            level = usual.max() - usual[row] if scene == row else 0.0  # no class is ahead of a scene's by its bias
+            head.bias[row] += level - direction @ centre
 
 
 @contextmanager

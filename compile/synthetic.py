@@ -2,14 +2,21 @@
 
 They stand for preprocessed images and clips: mean about 0, spread about 1, most energy at low frequencies, a few soft
 edges, motion along the time axis. White noise would not do: its ranges and statistics are those of no camera.
+Sample `index` shows scene `index % SCENES`: the scenes are the same in every series, a sample differs from the others
+of its scene in motion, contrast, light and place. So there is something to tell apart (see seeded.py).
 The trap: they say nothing about accuracy on real data, and everything made with them says so.
 """
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from deploy_recipes.recipe import Preprocess, Recipe, Tensor
 
+SCENES = 4  # different pictures; a network of fewer classes shares them out
+SCENE_SEED = 17
+SCENES = 4  # different pictures; a network of fewer classes shares them out
+SCENE_SEED = 17
 WAVES = 10  # plane waves in one sample
 DISCS = 2  # soft-edged moving discs in one sample
 FREQUENCIES = (0.5, 6.0)  # cycles across the image, of the waves
@@ -22,19 +29,24 @@ Array = NDArray[np.float32]
 def sample(recipe: Recipe, seed: int, index: int) -> dict[str, Array]:
     """Return sample `index` of the series `seed`: every input of the recipe by name, with a batch axis of 1."""
     return {
-        tensor.name: _fill(tensor, recipe.preprocess, np.random.default_rng([seed, index, place]))[None]
+        tensor.name: _fill(
+            tensor,
+            recipe.preprocess,
+            np.random.default_rng([SCENE_SEED, index % SCENES, place]),
+            np.random.default_rng([seed, index, place]),
+        )[None]
         for place, tensor in enumerate(recipe.inputs)
     }
 
 
-def _fill(tensor: Tensor, preprocess: Preprocess | None, rng: np.random.Generator) -> Array:
+def _fill(tensor: Tensor, preprocess: Preprocess | None, scene: Generator, rng: Generator) -> Array:
     shape = tensor.at(1)[1:]
     axes = tensor.layout[1:] if len(tensor.layout) == len(tensor.shape) else "?" * len(shape)
     size = dict(zip(axes, shape, strict=True))
     if not {"H", "W"} <= set(axes):
-        return _features(shape, axes, rng)
+        return _features(shape, axes, scene, rng)
     channels, frames = size.get("C", 1), size.get("T", 1)
-    picture = _picture(channels, frames, size["H"], size["W"], rng)  # C, T, H, W
+    picture = _picture(channels, frames, size["H"], size["W"], scene, rng)  # C, T, H, W
     low, high = _value_range(preprocess, channels)
     picture = np.clip(picture, low, high)
     order = ["CTHW".index(axis) for axis in axes]
@@ -43,35 +55,38 @@ def _fill(tensor: Tensor, preprocess: Preprocess | None, rng: np.random.Generato
     return np.ascontiguousarray(picture.reshape(shape), dtype=np.float32)
 
 
-def _picture(channels: int, frames: int, height: int, width: int, rng: np.random.Generator) -> Array:
+def _picture(channels: int, frames: int, height: int, width: int, scene: Generator, rng: Generator) -> Array:
+    """Draw what the `scene` fixes, with the motion, contrast and light that `rng` gives this one sample of it."""
     t = np.linspace(0, 1, frames, dtype=np.float32)[:, None, None]
     y = np.linspace(0, 1, height, dtype=np.float32)[None, :, None]
     x = np.linspace(0, 1, width, dtype=np.float32)[None, None, :]
     out = np.zeros((channels, frames, height, width), np.float32)
     for _ in range(WAVES):
-        cycles = np.exp(rng.uniform(*np.log(FREQUENCIES)))
-        angle, phase, speed = rng.uniform(0, 2 * np.pi, 2).tolist() + [rng.normal(0, 0.6)]
-        flow = cycles * (np.cos(angle) * x + np.sin(angle) * y) + speed * t
-        out += _colour(channels, rng) / np.sqrt(cycles) * np.cos(2 * np.pi * flow + phase).astype(np.float32)
+        cycles = np.exp(scene.uniform(*np.log(FREQUENCIES)))
+        angle, phase = scene.uniform(0, 2 * np.pi, 2)
+        flow = cycles * (np.cos(angle) * x + np.sin(angle) * y) + rng.normal(0, 0.15) * t
+        wave = np.cos(2 * np.pi * flow + phase + rng.normal(0, 0.1)).astype(np.float32)
+        out += _colour(channels, scene) / np.sqrt(cycles) * wave
     for _ in range(DISCS):
-        (top, left), (down, right) = rng.uniform(0.1, 0.9, 2), rng.normal(0, 0.3, 2)
+        top, left = scene.uniform(0.2, 0.8, 2) + rng.normal(0, 0.03, 2)
+        down, right = rng.normal(0, 0.1, 2)
         distance = np.hypot(y - top - down * t, x - left - right * t)
-        edge = np.tanh((rng.uniform(0.08, 0.3) - distance) / rng.uniform(0.01, 0.05))
-        out += 0.8 * _colour(channels, rng) * edge.astype(np.float32)
+        edge = np.tanh((scene.uniform(0.08, 0.3) - distance) / scene.uniform(0.01, 0.05))
+        out += 0.8 * _colour(channels, scene) * edge.astype(np.float32)
     out -= out.mean()
-    out *= rng.uniform(0.6, 1.4) / max(float(out.std()), 1e-6)  # contrast differs from sample to sample
-    light = rng.normal(0, 0.4) + rng.normal(0, 0.2) * t  # and so does brightness, slowly in time
+    out *= rng.uniform(0.85, 1.15) / max(float(out.std()), 1e-6)  # contrast differs from sample to sample
+    light = rng.normal(0, 0.2) + rng.normal(0, 0.1) * t  # and so does brightness, slowly in time
     return out + light.astype(np.float32)
 
 
-def _colour(channels: int, rng: np.random.Generator) -> Array:
+def _colour(channels: int, rng: Generator) -> Array:
     colour = SHARED_COLOUR * rng.normal() + (1 - SHARED_COLOUR) * rng.normal(size=(channels, 1, 1, 1))
     return np.asarray(colour, np.float32)
 
 
-def _features(shape: tuple[int, ...], axes: str, rng: np.random.Generator) -> Array:
-    """Return standard normal values, drifting slowly along a time axis where there is one."""
-    values = rng.standard_normal(shape)
+def _features(shape: tuple[int, ...], axes: str, scene: Generator, rng: Generator) -> Array:
+    """Return normal values about those of the scene, drifting slowly along a time axis where there is one."""
+    values = 0.8 * scene.standard_normal(shape) + 0.6 * rng.standard_normal(shape)
     if "T" in axes:
         axis = axes.index("T")
         steps = np.arange(1, shape[axis] + 1).reshape([-1 if i == axis else 1 for i in range(len(shape))])
