@@ -32,7 +32,7 @@ class Extent:
         if math.isinf(least) or math.isinf(largest):
             finite = values[np.isfinite(values)]
             self.infinite += values.size - finite.size
-            return self.add(finite)
+            return Extent.add(self, finite)
         self.least, self.largest = min(self.least, least), max(self.largest, largest)
         return values
 

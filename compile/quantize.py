@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from deploy_compile import onnx_graph
 from deploy_compile.results import Graph, Range, Ranges
-from deploy_compile.scales import quantized, scales
+from deploy_compile.scales import DENSE_LEVELS, LEVELS, quantized, scales
 from deploy_recipes.recipe import Keep
 from deploy_runtime.errors import DeployError
 
@@ -83,7 +83,7 @@ def _weight_refusal(weight: np.ndarray) -> str:
     if weight.dtype != np.float32:
         return f"is {weight.dtype}, not float32"
     largest = np.abs(weight).max(initial=0.0)
-    return "" if np.isfinite(scales(largest)) else f"reaches {largest:.3g}, too large for an fp16 scale"
+    return "" if np.isfinite(scales(largest, DENSE_LEVELS)) else f"reaches {largest:.3g}, too large for an fp16 scale"
 
 
 def _range_refusal(seen: Range | None) -> str:
@@ -91,7 +91,7 @@ def _range_refusal(seen: Range | None) -> str:
         return "is not float32"
     if seen.threshold == 0.0:
         return "was zero in every calibration sample"
-    wide = not np.isfinite(scales(np.array(seen.threshold)))
+    wide = not np.isfinite(scales(np.array(seen.threshold), LEVELS))
     return f"reaches {seen.threshold:.3g}, too large for an fp16 scale" if wide else ""
 
 
@@ -105,6 +105,11 @@ def channel_axis(node: onnx.NodeProto, position: int, rank: int) -> int:
         transposed = onnx_graph.attribute(node, "transB" if position else "transA", 0)
         return (1 - transposed) if position else transposed
     return rank - 1 if position else max(rank - 2, 0)
+
+
+def depthwise(node: onnx.NodeProto, weight: np.ndarray) -> bool:
+    """Whether a convolution has one input channel a group, so that no products of two channels are summed in pairs."""
+    return node.op_type == "Conv" and onnx_graph.attribute(node, "group", 1) > 1 and weight.shape[1] == 1
 
 
 class _Writer:
@@ -132,7 +137,7 @@ class _Writer:
             node.input[position] = self.made[name, axis]
 
     def _activation(self, name: str, reader: onnx.NodeProto) -> str:
-        scale = self._constant(f"{name}_scale", scales(np.array(self.ranges[name].threshold)))
+        scale = self._constant(f"{name}_scale", scales(np.array(self.ranges[name].threshold), LEVELS))
         zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
         inside = self._node("QuantizeLinear", [name, scale, zero], f"{name}_quantized", reader)
         self.pairs += 1
@@ -140,7 +145,8 @@ class _Writer:
 
     def _weight(self, name: str, weight: np.ndarray, axis: int, reader: onnx.NodeProto) -> str:
         others = tuple(i for i in range(weight.ndim) if i != axis)
-        scale = scales(np.abs(weight).max(axis=others, initial=0.0))
+        levels = LEVELS if depthwise(reader, weight) else DENSE_LEVELS
+        scale = scales(np.abs(weight).max(axis=others, initial=0.0), levels)
         inputs = [
             self._constant(f"{name}_quantized", quantized(weight, scale, axis)),
             self._constant(f"{name}_scale", scale),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 LEVELS = 127  # positive steps of the symmetric int8 grid
-TAIL = 1e-4  # share of values that `percentile` lets saturate
+TAIL = 1e-5  # share of values that `percentile` lets saturate
 ENTROPY_STRIDE = 8  # bins between the thresholds that `entropy` tries
 MSE_CANDIDATES = 96  # thresholds that `mse` tries, evenly spaced in log from 1/64 of the range up
 MSE_RANGE = 64
