@@ -75,11 +75,13 @@ def _optimised(out: Path, graph: Path, provider: str, level: str) -> Any:
     state = ort.capi.onnxruntime_pybind11_state  # its exceptions share no parent but Exception
     refusals = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     try:
-        ort.InferenceSession(graph, options, providers=[provider])
+        session = ort.InferenceSession(graph, options, providers=[provider])
     except refusals as error:
         raise Refused(
             f"ONNX Runtime does not take the graph: {' '.join(str(error).split())[:400]}", "Another backend may."
         ) from error
+    if provider not in session.get_providers():  # it goes on with the CPU, and only prints so
+        raise Refused(f"ONNX Runtime's {provider} does not load here", "Install the libraries that it needs.")
     model = onnx.load(saved, load_external_data=False)
     for file in (saved, saved.with_name(f"{saved.name}.data")):
         file.unlink(missing_ok=True)

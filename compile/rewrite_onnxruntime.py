@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy_compile.onnx_graph import array, links, load, save, taken, unique
+from deploy_compile.onnx_graph import array, inferred, links, load, save, taken, unique
 from deploy_compile.results import Range, Ranges
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -60,8 +60,9 @@ def rewrite(source: Path, destination: Path, ranges: Ranges, *, unsigned: bool =
     _quantize_biases(model, grids)
     _insert(model, grids, np.uint8 if unsigned else np.int8)
     del model.graph.value_info[:]  # they tell the types of tensors that are gone
-    onnx.checker.check_model(model)
-    return save(model, destination)
+    path = save(model, destination)
+    onnx.checker.check_model(str(path))
+    return path
 
 
 def grid(seen: Range, non_negative: bool = False) -> Grid:
@@ -100,11 +101,11 @@ def _strip(graph: onnx.GraphProto, ranges: Mapping[str, Range]) -> dict[str, Gri
 def _pool_means(model: onnx.ModelProto) -> None:
     """Write a ReduceMean over all axes behind the channels as GlobalAveragePool, which has an integer kernel."""
     known = links(model)
-    shapes = {v.name: v.type.tensor_type.shape for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    shapes = inferred(model)
     for node in model.graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in known.constants:
             continue
-        rank = len(shapes[node.input[0]].dim) if node.input[0] in shapes else 0
+        rank = len(shapes[node.input[0]][1]) if node.input[0] in shapes else 0
         axes = sorted(int(axis) % rank for axis in array(known.constants[node.input[1]])) if rank > 2 else []
         keeps = all(a.i == 1 for a in node.attribute if a.name == "keepdims")
         if axes == list(range(2, rank)) and keeps and axes:
@@ -125,7 +126,8 @@ def _spread(model: onnx.ModelProto, grids: dict[str, Grid], ranges: Mapping[str,
     outputs = {value.name for value in model.graph.output}
 
     def quantized(name: str) -> bool:
-        return name in grids or known.producers.get(name, helper.make_node("", [], [])).op_type == "DequantizeLinear"
+        producer = known.producers.get(name)
+        return name in grids or (producer is not None and producer.op_type == "DequantizeLinear")
 
     for node in model.graph.node:
         operands = [name for name in node.input if name]

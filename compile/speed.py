@@ -24,7 +24,7 @@ from deploy_runtime.errors import DeployError
 from deploy_runtime.spec import Batch, Tensor
 
 BUDGET_S = 25.0  # for all candidates together, once they are open
-LEAST_ROUNDS = 5  # taken even where the budget is spent by then
+LEAST_ROUNDS = timing.LEAST_ROUNDS  # taken even where the budget is spent by then: fewer say nothing of the spread
 OPEN_S = 300.0  # the longest that a candidate may take to open
 TURN_S = 300.0  # the longest that two runs may take
 TORCH = "PyTorch eager"
