@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deploy_compile import synthetic
@@ -31,9 +31,6 @@ PASSES = 2
 STATISTICS_SEED = 1001  # of the synthetic series that the statistics are taken on
 SCENE_PASSES = 4  # samples of each scene that the classifier is shown
 DECISIVE = 4.0  # how far a scene's class is raised above the others, in standard deviations of the logits
-RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
-SCENE_PASSES = 4  # samples of each scene that the classifier is shown
-DECISIVE = 2.0  # how far a scene's class stands above the largest other, in standard deviations of the logits
 RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
 
 
@@ -107,57 +104,6 @@ def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
-    """Raise one class for each scene in the last linear layer; a network that ends in another layer stays as it is."""
-    head = _classifier(module, recipe)
-    if head is None:
-        return
-    scenes = min(synthetic.SCENES, head.out_features)
-    shown = range(SCENE_PASSES * synthetic.SCENES)
-    features = torch.cat([_features(module, head, recipe, index) for index in shown])
-    belongs = nn.functional.one_hot(torch.tensor([index % synthetic.SCENES % scenes for index in shown]), scenes).float()
-    centre = features.mean(dim=0)
-    gram = (features - centre) @ (features - centre).T
-    ridge = RIDGE * gram.trace() / len(gram) * torch.eye(len(gram))
-    directions = torch.linalg.solve(gram + ridge, belongs - belongs.mean(dim=0)).T @ (features - centre)
-    logits = head(features)
-    rows = torch.linspace(0, head.out_features - 1, scenes).round().long()
-    height = (logits.max() - logits.min()) + DECISIVE * logits.std()
-    head.weight[rows] += height * directions
-    if head.bias is not None:
-        head.bias[rows] += height * (belongs.mean(dim=0) - directions @ centre)
-
-
-def _classifier(module: nn.Module, recipe: Recipe) -> nn.Linear | None:
-    """Return the linear layer that a forward pass calls last, where it is the one that scores the classes."""
-    called: list[nn.Module] = []
-    hooks = [
-        part.register_forward_pre_hook(lambda layer, _given: called.append(layer))
-        for part in module.modules()
-        if isinstance(part, nn.Linear)
-    ]
-    module(*_inputs(recipe, 0))
-    for hook in hooks:
-        hook.remove()
-    last = called[-1] if called else None
-    fits = isinstance(recipe.task, Classes) and isinstance(last, nn.Linear) and last.out_features == recipe.task.count
-    return last if fits and isinstance(last, nn.Linear) else None
-
-
-def _features(module: nn.Module, head: nn.Linear, recipe: Recipe, index: int) -> Tensor:
-    """Return what reaches the classifier, [1, features], averaged over any positions in between."""
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _layer, given: seen.append(given[0]))
-    module(*_inputs(recipe, index))
-    hook.remove()
-    return seen[-1].reshape(-1, head.in_features).mean(dim=0, keepdim=True)
-
-
-def _inputs(recipe: Recipe, index: int) -> tuple[Tensor, ...]:
-    sample = synthetic.sample(recipe, STATISTICS_SEED, index)
-    return tuple(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs)
 
 
 def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
