@@ -7,6 +7,7 @@ keep them. ONNX Runtime runs it as written: its optimiser is off, so that no pai
 becomes an integer kernel. A graph without fp16 tensors runs unchanged.
 """
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +25,15 @@ def emulate(graph: Path, samples: Path, limit: int | None, threads: int) -> dict
     `samples` is a folder of one-sample `.npz` files, of which the first `limit` are run (None: all).
     """
     model = emulated(onnx_graph.load(graph))
+    names = [value.name for value in model.graph.output]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in model.graph.output]
-    answers = [session.run(names, arrays) for arrays in _read(samples, limit)]
+    with tempfile.TemporaryDirectory() as folder:  # through a file, since widened weights may pass protobuf's 2 GiB
+        path = onnx_graph.save(model, Path(folder) / "emulated.onnx")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        answers = [session.run(names, arrays) for arrays in _read(samples, limit)]
     return {name: np.concatenate(values) for name, values in zip(names, zip(*answers, strict=True), strict=True)}
 
 
