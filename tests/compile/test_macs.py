@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
+import deploy_recipes as recipes
+from deploy_compile.export import export
+from deploy_compile.load import load
 from deploy_compile.macs import macs
+from deploy_compile.simplify import simplify
 from tests import toys
 
 
@@ -63,3 +67,16 @@ def test_an_open_shape_is_an_error(tmp_path: Path) -> None:
     path = toys.save(tmp_path / "g.onnx", nodes, [], inputs=[("x", ["batch", 4])], outputs=[("y", [2, 4])])
     with pytest.raises(ValueError, match="shape of f is open"):
         macs(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "wanted"), [("resnet50", 4.089e9), ("x3d_s", 1.963e9)])
+def test_published_figures(tmp_path: Path, name: str, wanted: float) -> None:
+    """4.09 G for torchvision's ResNet-50, 1.96 G for X3D-S at 13 x 160 x 160 (Feichtenhofer 2020)."""
+    recipe = recipes.get(name)
+    folders = [tmp_path / stage for stage in ("load", "export", "simplify")]
+    for folder in folders:
+        folder.mkdir()
+    loaded = load(folders[0], recipe, name, {}, "seeded", None)
+    graph = simplify(folders[2], export(folders[1], loaded, recipe))
+    assert sum(macs(graph.path).values()) == pytest.approx(wanted, rel=1e-3)

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import onnx
+import pytest
+
+from deploy_compile import onnx_graph
+from tests import toys
+
+
+def test_saving_leaves_one_file(tmp_path: Path) -> None:
+    model = onnx_graph.load(toys.conv_graph(tmp_path / "toy.onnx"))
+    path = onnx_graph.save(model, onnx_graph.save(model, tmp_path / "again.onnx"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["again.onnx", "toy.onnx"]
+    assert onnx_graph.load(path) == model
+
+
+def test_weights_go_beside_a_graph_too_large_for_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toys.conv_graph(tmp_path / "toy.onnx", channels=64)
+    whole = onnx_graph.load(path)
+    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 10_000)
+    onnx_graph.save(onnx_graph.load(path), tmp_path / "large.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data", "toy.onnx"]
+    onnx.checker.check_model(str(tmp_path / "large.onnx"), full_check=True)
+    read = onnx_graph.load(tmp_path / "large.onnx")
+    for one, other in zip(whole.graph.initializer, read.graph.initializer, strict=True):
+        assert (onnx_graph.array(one) == onnx_graph.array(other)).all()
+
+
+def test_shapes_are_inferred_at_a_batch_without_weights(tmp_path: Path) -> None:
+    model = onnx.load(toys.conv_graph(tmp_path / "toy.onnx"), load_external_data=False)
+    open_axis, fixed = onnx_graph.inferred(model), onnx_graph.inferred(model, batch=3)
+    assert open_axis["c0"] == (onnx.TensorProto.FLOAT, (None, 8, 16, 16))
+    assert fixed["c0"] == (onnx.TensorProto.FLOAT, (3, 8, 16, 16))
+    assert fixed["logits"] == (onnx.TensorProto.FLOAT, (3, 5))
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_links_know_constants_producers_and_consumers(tmp_path: Path) -> None:
+    links = onnx_graph.links(onnx_graph.load(toys.conv_graph(tmp_path / "toy.onnx")))
+    assert "w0" in links.constants
+    assert links.producers["r0"].op_type == "Relu"
+    assert [node.name for node in links.consumers["r0"]] == ["/block/depthwise/Conv", "/block/Add"]
+
+
+def test_names_are_numbered_only_where_they_are_in_use() -> None:
+    used = {"a", "a_1"}
+    assert [onnx_graph.unique(name, used) for name in ("b", "a", "a")] == ["b", "a_2", "a_3"]
