@@ -1,7 +1,8 @@
 """Reads a user's weights without running code from the file, and fits them to a network, every key accounted for.
 
-`torch.load(weights_only=True)` or safetensors; a training checkpoint's state dict is found; wrapper prefixes are stripped
-only as far as that makes keys fit; `--keys` renames. The trap: `strict=False` would deploy a half-random network in silence.
+`torch.load(weights_only=True)` or safetensors; a training checkpoint's state dict is found; wrapper prefixes are
+stripped only as far as that makes keys fit; `--keys` renames. The trap: `strict=False` would deploy a half-random
+network in silence.
 """
 
 import difflib
@@ -42,18 +43,21 @@ def fit(state: State, network: nn.Module, label: str) -> State:
     """Return exactly the network's own keys, from a state dict that may carry wrapper prefixes.
 
     Keys outside a stripped wrapper (a loss's weights, a metric's counters) are left behind once every key of the
-    network was found. Raises DeployError with the missing, unexpected and misshapen keys; it carries them in `mismatch`.
+    network was found. Raises MismatchError with the missing, unexpected and misshapen keys.
     """
-    wanted = {name: value for name, value in network.state_dict().items()}
+    wanted = dict(network.state_dict())
     stripped = max(
-        (_strip(state, prefix) for prefix in _prefixes()), key=lambda candidate: sum(name in wanted for name in candidate)
+        (_strip(state, prefix) for prefix in _prefixes()),
+        key=lambda candidate: sum(name in wanted for name in candidate),
     )
     mismatch = Mismatch.between(stripped, wanted)
     if mismatch:
         raise MismatchError(label, mismatch)
     for name in stripped:
         if stripped[name].is_floating_point() and not torch.isfinite(stripped[name]).all():
-            raise DeployError(f"{label}: {name} holds NaN or Inf", "Use a checkpoint from before the training diverged.")
+            raise DeployError(
+                f"{label}: {name} holds NaN or Inf", "Use a checkpoint from before the training diverged."
+            )
     counters = {name: value for name, value in wanted.items() if name not in stripped}  # num_batches_tracked
     return {**stripped, **counters}
 
@@ -90,7 +94,8 @@ class Mismatch:
         ]
         if self.misshapen:
             shapes = [
-                f"{name} is {list(given)} and should be {list(wanted)}" for name, (given, wanted) in self.misshapen.items()
+                f"{name} is {list(given)} and should be {list(wanted)}"
+                for name, (given, wanted) in self.misshapen.items()
             ]
             more = ", ..." if len(shapes) > SHOWN else ""
             parts.append(f"{len(shapes)} of another shape: {', '.join(shapes[:SHOWN])}{more}")
@@ -118,11 +123,14 @@ def _open(path: Path) -> Any:
         with torch.serialization.safe_globals(_numpy_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise DeployError(f"the weights file {path} cannot be read: {error.strerror}", "Give yourself the right to.") from error
+        raise DeployError(
+            f"the weights file {path} cannot be read: {error.strerror}", "Give yourself the right to."
+        ) from error
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "TorchScript" in str(error) or "Unsupported" in str(error):
             raise DeployError(
-                f"the weights file {path} holds Python code or objects, not only tensors, and was not opened", _SAVE_AGAIN
+                f"the weights file {path} holds Python code or objects, not only tensors, and was not opened",
+                _SAVE_AGAIN,
             ) from error
         raise _damaged(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
@@ -139,9 +147,15 @@ def _damaged(path: Path, error: Exception) -> DeployError:
 
 def _numpy_globals() -> list[Any]:
     """Return the numpy types that training loops leave beside the weights, as in `best_accuracy`. They run no code."""
-    from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
+    from numpy._core.multiarray import _reconstruct, scalar
 
-    kinds = [np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.BoolDType]
+    kinds = [
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+        np.dtypes.Int64DType,
+        np.dtypes.Int32DType,
+        np.dtypes.BoolDType,
+    ]
     old = [(scalar, "numpy.core.multiarray.scalar"), (_reconstruct, "numpy.core.multiarray._reconstruct")]
     return [scalar, _reconstruct, np.dtype, np.ndarray, *kinds, *old]
 
@@ -155,7 +169,11 @@ def _state_of(loaded: Any, path: Path) -> State:
         tensors = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
         if tensors and len(tensors) == len(loaded):
             return tensors
-    holds = f"a mapping of {', '.join(list(map(str, loaded))[:8])}" if isinstance(loaded, Mapping) else type(loaded).__name__
+    holds = (
+        f"a mapping of {', '.join(list(map(str, loaded))[:8])}"
+        if isinstance(loaded, Mapping)
+        else type(loaded).__name__
+    )
     raise DeployError(
         f"the weights file {path} holds no state dict under {', '.join(STATE_KEYS)}: it is {holds}", _SAVE_AGAIN
     )
@@ -166,7 +184,9 @@ def _renamed(state: State, keys: Path) -> State:
     try:
         mapping = json.loads(keys.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DeployError(f"--keys {keys} cannot be read as JSON: {error}", 'Write {"old.name": "new.name", ...}.') from error
+        raise DeployError(
+            f"--keys {keys} cannot be read as JSON: {error}", 'Write {"old.name": "new.name", ...}.'
+        ) from error
     if not isinstance(mapping, dict) or not all(isinstance(value, str) for value in mapping.values()):
         raise DeployError(f"--keys {keys} is not an object of names", 'Write {"old.name": "new.name", ...}.')
     renamed = dict(state)

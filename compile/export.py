@@ -1,6 +1,6 @@
 """PyTorch module to ONNX graph: opset 19, symbolic `batch` axis, the recipe's input and output names.
 
-The TorchScript exporter is the default (1.3 to 70 times faster than dynamo at equal parity); a recipe may name `dynamo`.
+The TorchScript exporter is the default (1.3 to 70 times faster than dynamo at equal parity); a recipe may name dynamo.
 Traps: dynamo merges example inputs that are one tensor object and silently wires both names to the last of them; the
 TorchScript exporter cannot trace the fast path of nn.MultiheadAttention. Both are ruled out here.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning, TracingCheckError
 
 from deploy_compile import load, synthetic
 from deploy_compile.results import Graph, Loaded
@@ -41,7 +42,11 @@ def export(out: Path, loaded: Loaded, recipe: Recipe, exporter: str = "torchscri
         _check_outputs(net, examples, recipe)
         try:
             _write(net, examples, recipe, exporter, scratch / "raw.onnx")
-        except (torch.onnx.OnnxExporterError, torch.onnx.errors.UnsupportedOperatorError, torch.jit.TracingCheckError) as error:
+        except (
+            torch.onnx.OnnxExporterError,
+            torch.onnx.errors.UnsupportedOperatorError,
+            TracingCheckError,
+        ) as error:
             raise DeployError(
                 f"{recipe.name} cannot be exported with {exporter}: {str(error).strip().splitlines()[0]}",
                 f"Set exporter={_other(exporter)!r} in the recipe, or write that layer with other operators.",
@@ -129,7 +134,9 @@ def _write(net: nn.Module, examples: tuple[torch.Tensor, ...], recipe: Recipe, e
     names = [tensor.name for tensor in recipe.inputs], [tensor.name for tensor in recipe.outputs]
     if exporter == "dynamo":
         two = tuple(torch.cat([tensor, tensor.flip(-1)]) for tensor in examples)  # a batch of 1 is specialised
-        dims = tuple({0: torch.export.Dim("batch", min=1)} if _symbolic(tensor.shape) else None for tensor in recipe.inputs)
+        dims = tuple(
+            {0: torch.export.Dim("batch", min=1)} if _symbolic(tensor.shape) else None for tensor in recipe.inputs
+        )
         torch.onnx.export(
             net, two, path, input_names=names[0], output_names=names[1], opset_version=OPSET, dynamo=True,
             dynamic_shapes=dims, external_data=False, verbose=False,
@@ -143,7 +150,7 @@ def _write(net: nn.Module, examples: tuple[torch.Tensor, ...], recipe: Recipe, e
 
 
 def _pack(scratch: Path, path: Path) -> None:
-    """Move an export and its weight files into one graph file (two above 2 GiB), and state what the exporter left out."""
+    """Move an export and its weight files into one graph file, or two above 2 GiB."""
     model = onnx.load(scratch / "raw.onnx")
     for file in scratch.iterdir():
         file.unlink()
@@ -159,11 +166,13 @@ def _traceable() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
+            warnings.filterwarnings(
+                "ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning
+            )
             warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)  # its own helpers
             warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", DeprecationWarning)
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", category=TracerWarning)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

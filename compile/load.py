@@ -38,7 +38,9 @@ def load(
     else:
         state = _published(recipe, values) if weights == "pretrained" else checkpoint.read(Path(weights), keys)
         net = _network(recipe, values)
-        label = f"the published weights of {recipe.name}" if weights == "pretrained" else f"{weights} does not fit {ref}"
+        label = (
+            f"the published weights of {recipe.name}" if weights == "pretrained" else f"{weights} does not fit {ref}"
+        )
         net.load_state_dict(_fitting(state, net, label, recipe, values))
     net.float().eval()
     path = out / WEIGHTS
@@ -130,5 +132,3 @@ def _other_recipe(state: checkpoint.State, recipe: Recipe) -> str:
                 continue
         return f"The weights look like {name}: compile that, with the --param values of their training."
     return ""
-
-

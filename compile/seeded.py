@@ -96,7 +96,7 @@ def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  # a cumulative average
+        norm.momentum = None  # a cumulative average
         norm.train()
     for start in range(0, BATCH * PASSES, BATCH):
         clips = [synthetic.sample(recipe, STATISTICS_SEED, start + i) for i in range(BATCH)]
@@ -113,7 +113,8 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
     """
     if not isinstance(recipe.task, Classes):
         return
-    heads = [part for part in module.modules() if isinstance(part, nn.Linear) and part.out_features == recipe.task.count]
+    linears = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    heads = [part for part in linears if part.out_features == recipe.task.count]
     if not heads:
         return
     head = heads[-1]

@@ -1,4 +1,4 @@
-"""onnxsim over an exported graph: constants folded, batch normalisation fused, node names unique. Promises the same answers.
+"""onnxsim over an exported graph: constants folded, batch norms fused, node names unique, the answers the same.
 
 Attention nets lose half of their nodes here, plain CNNs none. Trap: above 2 GiB the model that onnxsim returns can be
 neither saved nor measured in Python; it must write the file itself.
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-import onnxsim
+import onnxruntime  # type: ignore[import-untyped]
+import onnxsim  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from deploy_compile.export import DATA, HEAVY, name_nodes, save
@@ -98,4 +98,4 @@ def _run(path: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
+    return {name: np.asarray(value) for name, value in zip(names, session.run(names, feed), strict=True)}

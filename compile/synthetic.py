@@ -101,4 +101,4 @@ def _value_range(preprocess: Preprocess | None, channels: int) -> tuple[Array, A
     else:
         pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
         low, high = [-mean / std for mean, std in pairs], [(1 - mean) / std for mean, std in pairs]
-    return np.float32(low).reshape(-1, 1, 1, 1), np.float32(high).reshape(-1, 1, 1, 1)
+    return np.asarray(low, np.float32).reshape(-1, 1, 1, 1), np.asarray(high, np.float32).reshape(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Every model that the tool knows, found by folder: each module here that states `RECIPES`. Importing it loads no torch.
+"""Every model that the tool knows: each module in this folder that states `RECIPES`. Importing it loads no torch.
 
 For a recipe of your own, in your own file, import what you need from here (docs/adding-a-recipe.md).
 """

@@ -24,7 +24,7 @@ IMAGENET = Preprocess(
 
 def network(name: str, *, num_classes: int, size: int) -> "nn.Module":  # noqa: ARG001 (any size: the pool adapts)
     """Build torchvision's `name` for images [batch, 3, size, size] that gives logits [batch, num_classes]."""
-    from torchvision.models import get_model
+    from torchvision.models import get_model  # type: ignore[import-untyped]
 
     net: nn.Module = get_model(name, weights=None, num_classes=num_classes)
     return net

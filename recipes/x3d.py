@@ -1,4 +1,4 @@
-"""X3D: small 3-D convolutional networks for clips. Feichtenhofer, arXiv:2004.04730; architecture and weights of pytorchvideo.
+"""X3D: small 3-D convolutional networks for clips. Feichtenhofer, arXiv:2004.04730; through pytorchvideo.
 
 The outputs are logits: pytorchvideo's own head ends in a softmax, which is left out here.
 """
@@ -35,14 +35,14 @@ def network(*, num_classes: int, frames: int, size: int, depth: float = DEPTH) -
     """Build an X3D for clips [batch, 3, frames, size, size] that gives logits [batch, num_classes]."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # at import, fvcore's
-        from pytorchvideo.models.x3d import create_x3d
+        from pytorchvideo.models.x3d import create_x3d  # type: ignore[import-untyped]
 
     net: nn.Module = create_x3d(
         input_clip_length=frames,
         input_crop_size=size,
         model_num_class=num_classes,
         depth_factor=depth,
-        head_activation=None,
+        head_activation=None,  # pyright: ignore[reportArgumentType]  # its own annotation forgets None
     )
     return net
 
