@@ -20,7 +20,9 @@ RESULTS = Path(__file__).parent / "results" / "speed"
 
 
 def commit() -> str:
-    return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def measure(recipe: str, threads: int, seconds: float) -> dict[str, object]:

@@ -3,9 +3,9 @@
 import sys
 
 import click
-from deploy_runtime.errors import DeployError
 
 from deploy_compile import cli, cli_bundle, cli_recipe
+from deploy_runtime.errors import DeployError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -5,31 +5,20 @@ and a bundle does not carry PyTorch's. A recipe of the user's own is named again
 """
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import deploy_recipes
+from deploy_compile import synthetic
+from deploy_compile.cache import Stages
+from deploy_compile.load import load
+from deploy_compile.results import Benched, Built
+from deploy_compile.sample_files import write
+from deploy_compile.speed import time_engines
 from deploy_runtime import backends, device_cache, manifest
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.spec import Candidate
 
-from deploy_compile import synthetic
-from deploy_compile.cache import Stages
-from deploy_compile.load import load
-from deploy_compile.results import Built, Speeds
-from deploy_compile.sample_files import write
-from deploy_compile.speed import time_engines
-
 SEED = 4001
-
-
-@dataclass(frozen=True)
-class Benched:
-    """The speeds of a bundle's candidates, which of them is the chosen one, and how many threads ran."""
-
-    bundle: str
-    chosen: str
-    speeds: Speeds
 
 
 def bench_bundle(bundle: Path, ref: str | None, threads: int, budget_s: float) -> Benched:

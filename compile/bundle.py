@@ -14,17 +14,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deploy_compile.cache import LIBRARIES, sync, told
+from deploy_compile.machine import facts, versions
+from deploy_compile.options import Options
+from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples
+from deploy_compile.sample_files import save, stacked
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
 from deploy_runtime.spec import Calibration, Candidate, Golden, Manifest, Provenance
-
-from deploy_compile.cache import LIBRARIES, sync, told
-from deploy_compile.machine import facts, versions
-from deploy_compile.options import Options
-from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples
-from deploy_compile.sample_files import stacked
 
 
 def bundle(
@@ -149,7 +148,7 @@ def report(name: str, rows: Sequence[Candidate], choice: Choice) -> dict[str, ob
 def _ships(row: Candidate, options: Options) -> bool:
     if row.status == "passed":
         return True
-    if row.status != "built_not_run" or not any(v.passed for v in row.verdicts or ()) and row.emulated:
+    if row.status != "built_not_run" or (not any(v.passed for v in row.verdicts or ()) and row.emulated):
         return False
     wanted = {"fp16": options.fp16, "int8_fp16": options.int8, "fp32": not (options.fp16 or options.int8)}
     return wanted.get(row.precision, False) or row.precision == options.require
@@ -188,11 +187,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write_golden(folder: Path, samples: Samples, reference: Reference) -> None:
-    import numpy as np
-
     (folder / "golden").mkdir()
-    np.savez(folder / "golden" / "inputs.npz", **stacked(samples.golden))
-    np.savez(folder / "golden" / "outputs.npz", **stacked(reference.golden))
+    save(folder / "golden" / "inputs.npz", stacked(samples.golden))
+    save(folder / "golden" / "outputs.npz", stacked(reference.golden))
 
 
 def _write_json(path: Path, data: object) -> None:

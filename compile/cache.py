@@ -25,13 +25,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deploy_runtime.data import decode, encode
-from deploy_runtime.errors import DeployError
 from filelock import FileLock
 
 from deploy_compile import promises
 from deploy_compile.machine import identity, versions
 from deploy_compile.results import Built
+from deploy_runtime.data import decode, encode
+from deploy_runtime.errors import DeployError
 
 R = TypeVar("R")
 
@@ -77,9 +77,7 @@ class Stages:
         self.finished(name, detail, None)
         return kept
 
-    def _work(
-        self, stage: Callable[..., R], args: tuple[Any, ...], final: Path, kind: type[R], detail: str
-    ) -> R:
+    def _work(self, stage: Callable[..., R], args: tuple[Any, ...], final: Path, kind: type[R], detail: str) -> R:
         self.started(stage.__name__, detail)
         begun = time.monotonic()
         self._make(stage, args, final)
@@ -143,7 +141,7 @@ class Stages:
         whole = all(Path(path).exists() for path in _paths(_move(data, places), str(self.folder)))
         return decode(kind, _move(data, places), file.parent.name) if whole else None
 
-    def _plain(self, value: Any) -> Any:
+    def _plain(self, value: Any) -> Any:  # noqa: PLR0911 - one line a kind of value
         """Turn an argument into what stands for it in the key."""
         if isinstance(value, Path):
             if value.is_relative_to(self.folder):
@@ -198,7 +196,9 @@ def told(error: OSError, where: Path) -> DeployError:
             f"the disk is full: writing under {where.parent} failed",
             "Free some space, or set DEPLOY_CACHE and --out to another disk. Nothing half-written was left.",
         )
-    return DeployError(f"{error.filename or where}: {error.strerror}", "Check that it exists and may be read and written.")
+    return DeployError(
+        f"{error.filename or where}: {error.strerror}", "Check that it exists and may be read and written."
+    )
 
 
 def sync(folder: Path) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from deploy_recipes.recipe import Recipe
-from deploy_runtime.errors import GateError
 
 from deploy_compile import synthetic
 from deploy_compile.results import Graph
+from deploy_recipes.recipe import Recipe
+from deploy_runtime.errors import GateError
 
 BATCH = 3
 ORDER = [2, 0, 1]
@@ -30,7 +30,7 @@ class Canaries:
     alone: float
 
 
-def canaries(out: Path, graph: Graph, recipe: Recipe) -> Canaries:
+def canaries(out: Path, graph: Graph, recipe: Recipe) -> Canaries:  # noqa: ARG001 - a stage; it writes nothing
     """Run the canaries. Raises GateError where a sample's answer depends on its neighbours or its place."""
     samples = [synthetic.sample(recipe, SEED, i) for i in range(BATCH)]
     session = _session(graph.path)

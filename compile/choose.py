@@ -6,10 +6,9 @@ engine that was built and not run can ship, never lead.
 
 from collections.abc import Sequence
 
+from deploy_compile.results import Choice
 from deploy_runtime.errors import GateError
 from deploy_runtime.spec import Candidate
-
-from deploy_compile.results import Choice
 
 # Least that can go wrong first: fp32 needs nothing, bf16 needs no calibration, int8 needs calibration data.
 SIMPLEST_FIRST = ("fp32", "bf16", "fp16", "int8_bf16", "int8_fp16", "int8")

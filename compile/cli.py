@@ -3,11 +3,11 @@
 import json
 
 import click
-import deploy_recipes
-from deploy_runtime.errors import UsageError
 from rich.console import Console
 
+import deploy_recipes
 from deploy_compile import terminal
+from deploy_runtime.errors import UsageError
 
 
 @click.command(name="list")

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import click
-from deploy_runtime.errors import GateError
 from rich.console import Console
 
 from deploy_compile import terminal
+from deploy_runtime.errors import GateError
 
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--strict", is_flag=True, help="Also fail on synthetic calibration and on engines that were not run.")
+@click.option("--strict", is_flag=True, help="Also fail on INT8 calibrated on synthetic samples.")
 @click.option("--backend", help="Only the candidates of this backend.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the gates as JUnit XML.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -31,16 +31,16 @@ def check(bundles: tuple[Path, ...], strict: bool, backend: str | None, junit: P
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. Default: physical cores.")
+@click.option("--recipe", "ref", metavar="FILE.py:NAME", help="The recipe, where it stands in a file of yours.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Time to spend at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def bench(bundle: Path, threads: int | None, seconds: float, as_json: bool) -> None:
+def bench(bundle: Path, ref: str | None, threads: int | None, seconds: float, as_json: bool) -> None:
     """Time a bundle's candidates beside PyTorch eager, interleaved, with 95 % intervals."""
+    from deploy_compile.bench import bench_bundle
     from deploy_runtime.data import encode
     from deploy_runtime.model import physical_cores
 
-    from deploy_compile.bench import bench_bundle
-
-    benched = bench_bundle(bundle, threads or physical_cores(), seconds)
+    benched = bench_bundle(bundle, ref, threads or physical_cores(), seconds)
     if not benched.speeds.measured:
         raise GateError("no candidate could be timed", "; ".join(benched.speeds.failed.values()))
     if as_json:

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from deploy_runtime import device_cache
-from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Batch
 from rich.console import Console
 
 from deploy_compile import terminal
@@ -17,6 +14,9 @@ from deploy_compile.cache import Stages
 from deploy_compile.options import DEFAULT_TARGETS, Options, fitted, parse_batch, parse_params
 from deploy_compile.progress import Progress
 from deploy_compile.results import Outcome
+from deploy_runtime import device_cache
+from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Batch
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16")
 ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
@@ -28,7 +28,7 @@ ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
 @click.option("--fp16", is_flag=True, help="Add FP16 candidates (GPU targets).")
 @click.option("--require", type=click.Choice(PRECISIONS), help="Exit 3 unless this precision is chosen.")
 @click.option("--weights", "--checkpoint", default="seeded", show_default=True,
-              help="A checkpoint file, 'pretrained', or 'seeded': an architecture check, not a model to ship.")  # fmt: skip
+              help="A checkpoint, 'pretrained', or 'seeded': an architecture check, not a model to ship.")  # fmt: skip
 @click.option("--keys", type=click.Path(path_type=Path), help="JSON object renaming checkpoint keys.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Set one of the recipe's parameters.")
 @click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size the engines serve.")
@@ -107,9 +107,8 @@ def read_options(
 ) -> Options:
     """Turn what click read into Options, refusing what can be refused before any work."""
     import deploy_recipes
-    from deploy_runtime.model import physical_cores
-
     from deploy_compile.targets import get
+    from deploy_runtime.model import physical_cores
 
     deploy_recipes.resolve(ref)
     for name in targets:

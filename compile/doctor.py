@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from deploy_runtime import backends, device_cache
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +12,7 @@ from rich.table import Table
 from deploy_compile.cache import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.targets import driver_found, get, names
+from deploy_runtime import backends, device_cache
 
 BUILD_NEEDS = {"tensorrt_rtx": "tensorrt_rtx_cu13"}  # the package without which nothing is built, by backend
 
@@ -71,7 +71,8 @@ def print_examined(console: Console, examined: dict[str, Any]) -> None:
     """Show what `examine` found."""
     machine = examined["machine"]
     console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, GPU: {machine['gpu']}", highlight=False
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, GPU: {machine['gpu']}",
+        highlight=False,
     )
     cache = examined["cache"]
     state = "writable" if cache["writable"] else "[red]not writable: set DEPLOY_CACHE to a folder that is[/]"

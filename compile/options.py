@@ -30,7 +30,7 @@ class Options:
     labels: Path | None = None
     targets: tuple[str, ...] = DEFAULT_TARGETS
     compute_capabilities: tuple[str, ...] = ()
-    batch: Batch = Batch()
+    batch: Batch = Batch()  # noqa: RUF009 - frozen
     threads: int = 1
     exporter: str = ""
     strict: bool = False

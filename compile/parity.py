@@ -9,17 +9,19 @@ show neither their rounding nor their overflow).
 from pathlib import Path
 
 import numpy as np
+
+from deploy_compile import parity_run
+from deploy_compile.emulate import emulate
+from deploy_compile.results import Built, Graph, Parity, Reference, Samples
+from deploy_compile.sample_files import save, stacked
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError
 from deploy_runtime.judge import measure
 from deploy_runtime.spec import Batch
 
-from deploy_compile import parity_run
-from deploy_compile.emulate import emulate
-from deploy_compile.results import Built, Graph, Parity, Reference, Samples
-from deploy_compile.sample_files import stacked
-
-EMULATED_SAMPLES = 4  # with every output rounded a pass is several times slower; golden samples on the device do the rest
+EMULATED_SAMPLES = (
+    4  # a pass without optimisation is slow; golden samples on the device do the rest
+)
 
 
 def parity(
@@ -45,7 +47,7 @@ def parity(
         )  # fmt: skip
     except DeployError as error:
         return Parity((), "crashed", error.message)
-    np.savez(out / "outputs.npz", **got)
+    save(out / "outputs.npz", got)
     fp64 = stacked(reference.fp64)
     return Parity(measure(wanted, got, recipe.task, reference.fp64_distance, fp64), "passed", "")
 

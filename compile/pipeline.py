@@ -6,10 +6,6 @@ promises is checked when it hands its result over (`promises.check`), so that a 
 
 from dataclasses import replace
 
-from deploy_recipes.recipe import Recipe
-from deploy_runtime.judge import judge
-from deploy_runtime.spec import Candidate
-
 from deploy_compile.audit import audit
 from deploy_compile.build import build
 from deploy_compile.bundle import bundle
@@ -29,6 +25,9 @@ from deploy_compile.samples import collect
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
 from deploy_compile.targets import candidates
+from deploy_recipes.recipe import Recipe
+from deploy_runtime.judge import judge
+from deploy_runtime.spec import Candidate
 
 # The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
 GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
@@ -37,7 +36,7 @@ BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
 
 def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     """Compile one recipe. Raises DeployError for bad input and GateError where no candidate passes every gate."""
-    threads, batch = options.threads, options.batch
+    threads, batch, capabilities = options.threads, options.batch, options.compute_capabilities
     loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys)
     samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
     torch = run(reference, loaded, recipe, samples, threads)
@@ -51,7 +50,7 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
         BUILDERS,
         build,
         [
-            (graph, fp32, backend, precision, target, batch, recipe.inputs, recipe.outputs, ranges, options.compute_capabilities)
+            (graph, fp32, backend, precision, target, batch, recipe.inputs, recipe.outputs, ranges, capabilities)
             for graph, (target, backend, precision) in zip(sources, wanted, strict=True)
         ],
     )  # fmt: skip
@@ -86,9 +85,7 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
     if engine.file is None:
         return row
     verdicts = judge(drifts.drift, recipe.limit(engine.precision), torch.fp64_distance) if drifts.drift else ()
-    row = replace(
-        row, coverage=audited.coverage, drift=drifts.drift, verdicts=verdicts, emulated=drifts.emulated
-    )
+    row = replace(row, coverage=audited.coverage, drift=drifts.drift, verdicts=verdicts, emulated=drifts.emulated)
     if audited.coverage.breaches:
         shown = ", ".join(audited.coverage.breaches[:3])
         more = f" and {len(audited.coverage.breaches) - 3} more" if len(audited.coverage.breaches) > 3 else ""
@@ -107,4 +104,3 @@ def timed(row: Candidate, speeds: Speeds) -> Candidate:
     if row.name in speeds.failed:
         return replace(row, status="crashed", reason=speeds.failed[row.name])
     return replace(row, speed=speeds.measured.get(row.name))
-

@@ -1,4 +1,4 @@
-"""What every stage that writes a graph promises, checked where it hands the graph over, so that a breach names the stage.
+"""What a stage that writes a graph promises, checked where it hands the graph over: a breach names the stage.
 
 The graph passes onnx.checker, has the names, shapes and dtypes of the graph (or the recipe) it was made from, opset 19
 or newer, IR 10 or older, uniquely named nodes, and for INT8 the Q/DQ nodes it says it has. A breach is our bug and so
@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy_compile.results import Graph
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.spec import Tensor
-
-from deploy_compile.results import Graph
 
 LEAST_OPSET = 19  # the first with fp16 scales in QuantizeLinear and DequantizeLinear
 MOST_IR = 10  # what ONNX Runtime 1.19 to 1.31 and the TensorRT 10.3 parser read

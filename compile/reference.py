@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from deploy_recipes.recipe import Recipe
 
 from deploy_compile.results import Loaded, Reference, Samples
 from deploy_compile.sample_files import read, write
+from deploy_recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ def reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threa
 
     torch.set_num_threads(threads)
     net = module(loaded)
-    held_out = [sample for sample in islice(read(samples.held_out), SLOW_SAMPLES)]
+    held_out = list(islice(read(samples.held_out), SLOW_SAMPLES))
     with torch.inference_mode():
         _forward(net, recipe, held_out[0], np.float32)  # lets lazy initialisation out of the timing
         begun = time.perf_counter()

@@ -166,3 +166,12 @@ class Outcome:
     rows: tuple[Candidate, ...]
     choice: Choice
     bundled: Bundled
+
+
+@dataclass(frozen=True)
+class Benched:
+    """The speeds of a finished bundle's candidates, and the name of the chosen one."""
+
+    bundle: str
+    chosen: str
+    speeds: Speeds

@@ -3,7 +3,7 @@
 Every array has a batch axis of 1. One sample is in memory at a time, however many there are.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,14 @@ def write(folder: Path, samples: Iterable[dict[str, np.ndarray]]) -> int:
     """Write samples as `000.npz`, `001.npz`, …; return how many there were."""
     folder.mkdir(exist_ok=True)
     count = 0
-    for count, sample in enumerate(samples, start=1):  # noqa: B007 - the count is the result
-        np.savez(folder / f"{count - 1:03d}.npz", **sample)  # type: ignore[arg-type]
+    for count, sample in enumerate(samples, start=1):
+        save(folder / f"{count - 1:03d}.npz", sample)
     return count
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write one `.npz`, uncompressed."""
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
 
 
 def paths(folder: Path) -> list[Path]:

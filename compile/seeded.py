@@ -132,7 +132,8 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
     scenes = torch.eye(synthetic.SCENES).repeat(SCENE_PASSES, 1)
     ridge = RIDGE * energy.diagonal().mean() * torch.eye(len(energy))
     directions = torch.linalg.solve(energy + ridge, scenes - scenes.mean(0)).T @ apart
-    for scene, direction in enumerate(directions * DECISIVE * spread):
+    directions *= DECISIVE * spread / (scenes * (apart @ directions.T)).sum(1).mean()
+    for scene, direction in enumerate(directions):
         row = scene % head.out_features
         head.weight[row] += direction
         if head.bias is not None:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deploy_recipes.recipe import Recipe
-from deploy_runtime.spec import Candidate, Drift, Tensor
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from deploy_compile.results import Benched
+from deploy_recipes.recipe import Recipe
+from deploy_runtime.spec import Candidate, Classes, Drift, Tensor
 
 MARKS = {
     "passed": "[green]passed[/]",
@@ -25,7 +27,7 @@ def candidates_table(rows: Sequence[Candidate], chosen: int) -> Table:
 
     Fits 80 columns. The number behind ± is the half-width of the 95 % interval.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("  candidate", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for heading in ("x PyTorch", "ms", "cosine", "dB", "top-1"):
@@ -63,7 +65,9 @@ def _layers(row: Candidate) -> str:
     return "\n".join(f"{count} {precision}" for precision, count in sorted(row.coverage.layers.items()))
 
 
-def print_outcome(console: Console, rows: Sequence[Candidate], chosen: int, sentence: str, notes: Sequence[str]) -> None:
+def print_outcome(
+    console: Console, rows: Sequence[Candidate], chosen: int, sentence: str, notes: Sequence[str]
+) -> None:
     """The table, why each fallen candidate fell, the notes, and the verdict."""
     console.print(candidates_table(rows, chosen))
     for row in rows:
@@ -72,6 +76,29 @@ def print_outcome(console: Console, rows: Sequence[Candidate], chosen: int, sent
     for note in notes:
         console.print(f"[dim]{escape(note)}[/]", highlight=False)
     console.print(f"[bold]{escape(sentence)}[/]", highlight=False)
+
+
+def print_bench(console: Console, benched: Benched) -> None:
+    """One line a candidate of a bundle, fastest first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("  candidate", no_wrap=True)
+    for heading in ("x PyTorch", "95 % interval", "p50 ms", "p90 ms", "PyTorch ms", "runs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, speed in sorted(benched.speeds.measured.items(), key=lambda item: -item[1].ratio):
+        table.add_row(
+            f"[bold green]→ {name}[/]" if name == benched.chosen else f"  {name}",
+            f"{speed.ratio:.2f}",
+            f"{speed.low:.2f} to {speed.high:.2f}",
+            f"{speed.p50_ms:.1f}",
+            f"{speed.p90_ms:.1f}",
+            f"{speed.torch_p50_ms:.1f}",
+            str(speed.runs),
+        )
+    console.print(table)
+    for name, reason in benched.speeds.failed.items():
+        console.print(f"[red]not timed[/] {name}: {escape(reason)}", highlight=False)
+    threads = benched.speeds.threads
+    console.print(f"[dim]{threads} thread{'s' if threads > 1 else ''}, all interleaved in one run[/]", highlight=False)
 
 
 def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: bool) -> list[str]:
@@ -164,4 +191,4 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
 
 def _meaning(recipe: Recipe) -> str:
     task = recipe.task
-    return f"scores of {task.count} classes (not probabilities)" if task.kind == "classes" else "a feature vector"
+    return f"scores of {task.count} classes (not probabilities)" if isinstance(task, Classes) else "a feature vector"

@@ -1,4 +1,4 @@
-"""The public promise in one place: a small net goes from a recipe to a bundle to an answer, on the CPU, without PyTorch."""
+"""The public promise in one place: a small net goes from a recipe to a bundle to an answer, on the CPU."""
 
 import json
 import subprocess
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from deploy_compile.__main__ import main
 from deploy_runtime import load
 
 NETS = Path(__file__).parent / "tiny_nets.py"
+COMMAND = ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out"]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPLOY_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out", str(place / "bundle")])
+        patch.setattr(
+            sys, "argv", ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out", str(place / "bundle")]
+        )
         main()
     return place / "bundle"
 
@@ -42,10 +46,12 @@ def test_its_gates_pass_again_without_pytorch(bundle: Path) -> None:
     assert json.loads(done.stdout)["passed"] is True
 
 
-def test_the_same_again_does_no_work(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_does_no_work(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (bundle / "manifest.json").read_bytes()
     monkeypatch.setenv("DEPLOY_CACHE", str(bundle.parent / "cache"))
-    monkeypatch.setattr(sys, "argv", ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out", str(bundle)])
+    monkeypatch.setattr(sys, "argv", [*COMMAND, str(bundle)])
     main()
     assert "is up to date, nothing to do" in " ".join(capsys.readouterr().out.split())
     assert (bundle / "manifest.json").read_bytes() == before

@@ -16,7 +16,9 @@ def network(*, num_classes: int) -> "nn.Module":
     class Tiny(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+            self.stem = nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+            )
             self.block = nn.Sequential(
                 nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
                 nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16),

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def conv_graph(path: Path, *, channels: int = 8, size: int = 16, seed: int = 0) -> Path:
-    """Write image [batch,3,size,size] -> Conv, Relu, depthwise Conv, Relu, Conv + residual Add, pool, Gemm -> logits [batch,5]."""
+    """Write image [batch,3,size,size] -> stem, depthwise, pointwise Conv + residual Add, pool, Gemm -> logits."""
     rng = np.random.default_rng(seed)
     c = channels
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from deploy_compile.__main__ import main
 
 NETS = Path(__file__).parents[1] / "tiny_nets.py"
@@ -64,7 +65,9 @@ def test_refused(case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     refused(capsys, monkeypatch, *words, code=code, says=says)
 
 
-def test_an_unknown_recipe_is_told_the_nearest(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_recipe_is_told_the_nearest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, fix = refused(capsys, monkeypatch, "recipe", "x3ds", code=2, says="x3ds")
     assert "x3d_s" in fix
 
@@ -90,7 +93,9 @@ def test_weights(kind: str, place: Path, capsys: pytest.CaptureFixture[str], mon
 
 
 @pytest.mark.parametrize("kind", ["empty", "one image", "one source", "corrupt video", "no permission"])
-def test_calibration(kind: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration(
+    kind: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = place / "samples"
     folder.mkdir()
     image = np.zeros((40, 40, 3), np.uint8)
@@ -121,7 +126,9 @@ def test_an_output_folder_that_cannot_be_written(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (place / "file").write_text("")
-    refused(capsys, monkeypatch, "recipe", TINY, "--out", str(place / "file" / "bundle"), code=1, says="cannot be written")
+    refused(
+        capsys, monkeypatch, "recipe", TINY, "--out", str(place / "file" / "bundle"), code=1, says="cannot be written"
+    )
 
 
 def test_an_output_folder_that_holds_something_else_is_kept(
@@ -129,5 +136,16 @@ def test_an_output_folder_that_holds_something_else_is_kept(
 ) -> None:
     (place / "mine").mkdir()
     (place / "mine" / "thesis.txt").write_text("years of work")
-    refused(capsys, monkeypatch, "recipe", TINY, "--target", "cpu", "--out", str(place / "mine"), code=1, says="holds something else")
+    refused(
+        capsys,
+        monkeypatch,
+        "recipe",
+        TINY,
+        "--target",
+        "cpu",
+        "--out",
+        str(place / "mine"),
+        code=1,
+        says="holds something else",
+    )
     assert (place / "mine" / "thesis.txt").read_text() == "years of work"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from deploy_compile.cache import Stages, fingerprint, source_digest
 from deploy_runtime.errors import DeployError
 
@@ -146,7 +147,13 @@ def test_a_source_digest_reaches_through_imports() -> None:
     assert source_digest("deploy_compile.parity") != source_digest("deploy_compile.choose")
 
 
-USER = "import sys; sys.path.insert(0, {here!r}); import nets; from deploy_compile.cache import source_digest; print(source_digest('nets'))"
+USER = """
+import sys
+sys.path.insert(0, {here!r})
+import nets
+from deploy_compile.cache import source_digest
+print(source_digest("nets"))
+"""
 
 
 def test_a_users_file_counts_with_what_it_imports_from_beside_it(tmp_path: Path) -> None:

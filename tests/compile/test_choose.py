@@ -1,13 +1,20 @@
 """The choice: fastest that passes, simpler within noise, a fallback of another backend, honest words."""
 
 import pytest
+
 from deploy_compile.choose import choose
 from deploy_runtime.errors import GateError
 from deploy_runtime.spec import Backend, Candidate, Precision, Speed, Status
 
 
 def row(
-    backend: Backend, precision: Precision, ratio: float, *, spread: float = 0.02, status: Status = "passed", reason: str = ""
+    backend: Backend,
+    precision: Precision,
+    ratio: float,
+    *,
+    spread: float = 0.02,
+    status: Status = "passed",
+    reason: str = "",
 ) -> Candidate:
     speed = Speed(ratio, ratio * (1 - spread), ratio * (1 + spread), 10.0, 11.0, 10.0 * ratio, 30, 1)
     return Candidate(backend, precision, "cpu", status, reason, speed=speed if status == "passed" else None)
@@ -34,7 +41,10 @@ def test_within_noise_the_simpler_one_ships_and_says_so() -> None:
 
 
 def test_a_faster_one_that_fails_is_told_and_not_shipped() -> None:
-    rows = [row("openvino", "bf16", 6.0), row("openvino", "int8", 9.0, status="failed", reason="cosine 0.9, limit 0.99")]
+    rows = [
+        row("openvino", "bf16", 6.0),
+        row("openvino", "int8", 9.0, status="failed", reason="cosine 0.9, limit 0.99"),
+    ]
     choice = choose(rows, None, ("int8",))
     assert choice.chosen == 0
     assert choice.fallback is None

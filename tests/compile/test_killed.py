@@ -1,4 +1,4 @@
-"""A build killed at any moment, then the same command: a correct bundle each time, and nothing half-written beside it."""
+"""Killed at any moment, then the same command: a correct bundle each time, and nothing half-written beside it."""
 
 import os
 import random
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from deploy_runtime import manifest
 
 NETS = Path(__file__).parents[1] / "tiny_nets.py"
