@@ -68,7 +68,7 @@ class Stages:
         name, detail = stage.__name__, _detail(args)
         kind = typing.get_type_hints(stage)["return"]
         final = self.folder / f"{name}-{self.key(stage, args)}"
-        kept = self._read(kind, final)
+        kept: R | None = self._read(kind, final)
         if kept is None:
             with FileLock(f"{final}.lock"):  # another process may be making it: wait, then look again
                 kept = self._read(kind, final)
@@ -90,7 +90,8 @@ class Stages:
         """Return what `make` makes of `args`, or made before: a whole run, remembered so that the same again needs
         not even import `function` (`module:name`) and all that it imports."""
         final = self.folder / f"whole-{self._digest(function, function.partition(':')[0], args)}.json"
-        if final.is_file() and (kept := self._decoded(kind, final)) is not None:
+        kept: R | None = self._decoded(kind, final)
+        if kept is not None:
             return kept
         result = make()
         partial = final.with_name(f"{final.name}.tmp-{secrets.token_hex(4)}")

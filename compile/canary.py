@@ -51,7 +51,7 @@ def canaries(out: Path, graph: Graph, recipe: Recipe) -> Canaries:  # noqa: ARG0
 
 
 def _session(path: Path):  # type: ignore[no-untyped-def]
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

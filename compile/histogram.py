@@ -58,6 +58,9 @@ class Histogram(Extent):
     def add(self, values: np.ndarray) -> np.ndarray:
         """Count float32 values of any shape. Raises ValueError where one is NaN."""
         values = super().add(values)
+        if self.top == 0:  # nothing but zeros so far: how large the values are is still to be seen
+            self.counts[0] += values.size
+            return values
         self._widen(math.frexp(self.top)[1])
         scale = np.float32(1.0 / self.width)
         flat = values.reshape(-1)
@@ -69,7 +72,7 @@ class Histogram(Extent):
 
     def _widen(self, exponent: int) -> None:
         while self.exponent < exponent:
-            if not self.counts.any():
+            if not self.counts[1:].any() and self.exponent == LEAST_EXPONENT:  # nothing, or zeros
                 self.exponent = exponent
                 return
             merged = self.counts.reshape(-1, 2).sum(axis=1)

@@ -101,7 +101,7 @@ def _windows(height: int, width: int, how: Preprocess) -> tuple[Array, Array]:
 
 def _new_size(height: int, width: int, how: Preprocess) -> tuple[int, int]:
     short, size = min(height, width), how.short_side
-    if size is None or short == size:
+    if size is None:
         return height, width
     photo, clip = int(size * max(height, width) / short), math.floor(max(height, width) / short * size)
     long = photo if how.antialias else clip  # torchvision and pytorchvideo round at different places
