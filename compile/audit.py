@@ -6,7 +6,8 @@ rejects the candidate. The trap this exists for: builders compile a quantized gr
 
 What counts as the candidate's precision:
 
-    fp32, bf16, fp16      that precision; a wider one is a breach too, since the speed would be another's
+    fp32, bf16, fp16      that precision; a wider one is a breach too, since the speed would be another's;
+                          fp16 also fp32 where declared: a value that fp16 cannot hold
     int8                  int8; float (fp32) where declared
     int8_bf16, int8_fp16  int8; the float type of the name where declared
 """
@@ -64,6 +65,7 @@ def coverage(
 def expected(precision: str, kept: bool) -> tuple[str, ...]:
     """Return the precisions that a heavy node may get in a candidate of `precision`."""
     quantized, _, rest = precision.partition("_")
+    wide = ("fp32",) if kept and "fp16" in precision else ()  # a value beyond fp16 keeps its node fp32
     if quantized != "int8":
-        return (precision,)
-    return ("int8", rest or "fp32") if kept else ("int8",)
+        return (precision, *wide)
+    return ("int8", rest or "fp32", *wide) if kept else ("int8",)

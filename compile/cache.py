@@ -66,7 +66,7 @@ class Stages:
     def __call__(self, stage: Callable[..., R], *args: Any) -> R:
         """Return the stage's result for these arguments, from the cache where it stands there."""
         name, detail = stage.__name__, _detail(args)
-        kind = typing.get_type_hints(stage)["return"]
+        kind: type[R] = typing.get_type_hints(stage)["return"]
         final = self.folder / f"{name}-{self.key(stage, args)}"
         kept: R | None = self._read(kind, final)
         if kept is None:
@@ -165,7 +165,7 @@ class Stages:
 
 def _detail(args: tuple[Any, ...]) -> str:
     """The candidate that a stage works on, or what words it was given."""
-    built = [f"{arg.backend} {arg.precision}" for arg in args if isinstance(arg, Built)]
+    built = [arg.name for arg in args if isinstance(arg, Built)]
     return " ".join(built or [arg for arg in args if isinstance(arg, str)])
 
 

@@ -24,31 +24,19 @@ def outputs(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     batch: Batch,
-    samples: Path,
+    samples: Sequence[Path],
     threads: int,
-    limit: int | None = None,
     target: str = "cpu",
 ) -> dict[str, np.ndarray]:
-    """Return each output for the first `limit` samples (all where None), stacked on axis 0 in the order of the files.
+    """Return each output for the samples, `.npz` files of one sample each, stacked on axis 0 in their order.
 
-    `samples` holds numbered `.npz` files of one sample each. An engine whose smallest batch is larger gets the sample
-    repeated and its first answer counts. Raises DeployError where it cannot be opened or run.
+    An engine whose smallest batch is larger gets the sample repeated and its first answer counts. Raises DeployError
+    where it cannot be opened or run.
     """
     with tempfile.TemporaryDirectory() as folder:
         answers = Path(folder) / "outputs.npz"
-        args = (
-            file,
-            backend,
-            precision,
-            tuple(inputs),
-            tuple(outputs),
-            batch,
-            samples,
-            threads,
-            limit,
-            target,
-            answers,
-        )
+        engine = (file, backend, precision, tuple(inputs), tuple(outputs), batch)
+        args = (*engine, tuple(samples), threads, target, answers)
         try:
             call("deploy_compile.parity_run:answer", *args, timeout_s=RUN_S, threads=threads)
         except Crashed as crash:
@@ -64,19 +52,17 @@ def answer(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     batch: Batch,
-    samples: Path,
+    samples: Sequence[Path],
     threads: int,
-    limit: int | None,
     target: str,
     answers: Path,
 ) -> None:
     """Run in the worker: write the stacked answers to `answers`."""
-    paths = sorted(samples.glob("*.npz"))[:limit]
-    if not paths:
-        raise ValueError(f"{samples} holds no samples")
+    if not samples:
+        raise ValueError("there are no samples to run")
     found: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in outputs}
     with backends.get(backend).open(file, precision, inputs, outputs, batch, threads, None, target) as session:
-        for path in paths:
+        for path in samples:
             given = session.run(sample(path, inputs, batch.least))
             for name, array in given.items():
                 found[name].append(array[:1])

@@ -84,7 +84,8 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
     row = Candidate(engine.backend, engine.precision, engine.target, engine.status, engine.reason)
     if engine.file is None:
         return row
-    verdicts = judge(drifts.drift, recipe.limit(engine.precision), torch.fp64_distance) if drifts.drift else ()
+    limit = recipe.limit(engine.precision)
+    verdicts = judge(drifts.drift, limit, torch.fp64_distance)
     row = replace(row, coverage=audited.coverage, drift=drifts.drift, verdicts=verdicts, emulated=drifts.emulated)
     if audited.coverage.breaches:
         shown = ", ".join(audited.coverage.breaches[:3])
@@ -92,10 +93,11 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
         return replace(row, status="rejected", reason=f"not in {engine.precision}: {shown}{more}")
     if drifts.status not in ("passed", "built_not_run"):
         return replace(row, status=drifts.status, reason=drifts.reason)
-    failed = [v for v in verdicts if not v.passed]
-    if failed:
-        told = "; ".join(f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in failed)
-        return replace(row, status="failed", reason=told)
+    golden = judge(drifts.golden, limit, torch.fp64_distance)
+    for words, judgements in (("", verdicts), ("on the golden samples: ", golden)):
+        failed = [f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in judgements if not v.passed]
+        if failed:
+            return replace(row, status="failed", reason=words + "; ".join(failed))
     return row
 
 

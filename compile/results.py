@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy_runtime.spec import Backend, Calibration, Candidate, Coverage, Drift, Precision, Speed, Status
+from deploy_runtime.spec import (
+    Backend,
+    Calibration,
+    Candidate,
+    Coverage,
+    Drift,
+    Precision,
+    Speed,
+    Status,
+    candidate_name,
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,11 @@ class Built:
     layers: tuple[Layer, ...]
     seconds: float
 
+    @property
+    def name(self) -> str:
+        """The word people see: `openvino int8`."""
+        return candidate_name(self.backend, self.precision, self.target)
+
 
 @dataclass(frozen=True)
 class Audited:
@@ -124,12 +139,13 @@ class Audited:
 
 @dataclass(frozen=True)
 class Parity:
-    """The drift of one candidate, or the reason why it could not be measured."""
+    """The drift of one candidate on held-out samples and on the golden ones, or why it could not be measured."""
 
     drift: tuple[Drift, ...]
     status: Status
     reason: str
     emulated: bool = False
+    golden: tuple[Drift, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def time_engines(
         openers: dict[str, tuple[Any, ...]] = {TORCH: ("deploy_compile.speed:Eager", loaded, *setting)}
         for engine in engines:
             opened = (engine.file, engine.backend, engine.precision, engine.target, tuple(outputs))
-            openers[f"{engine.backend} {engine.precision}"] = ("deploy_compile.speed:Engine", *opened, *setting)
+            openers[engine.name] = ("deploy_compile.speed:Engine", *opened, *setting)
         workers, failed = _open(stack, openers, threads)
         times = _taking_turns(workers, failed, budget_s)
     if TORCH in failed:

@@ -171,6 +171,11 @@ class Coverage:
     breaches: tuple[str, ...] = ()
 
 
+def candidate_name(backend: str, precision: str, target: str) -> str:
+    """The word people see: `openvino int8`; ONNX Runtime serves two targets, so its GPU form says so."""
+    return f"{backend} {precision}" + (" on cuda" if target == "cuda" else "")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One backend at one precision for one target, with all that was measured of it: a row of the manifest.
@@ -193,7 +198,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """The word people see: `openvino int8`."""
-        return f"{self.backend} {self.precision}"
+        return candidate_name(self.backend, self.precision, self.target)
 
 
 @dataclass(frozen=True)

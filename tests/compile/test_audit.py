@@ -59,6 +59,9 @@ def test_a_table_that_lists_what_is_not_there_is_an_error() -> None:
     [
         ("fp32", False, ("fp32",)),
         ("bf16", True, ("bf16",)),
+        ("fp16", False, ("fp16",)),
+        ("fp16", True, ("fp16", "fp32")),
+        ("int8_fp16", True, ("int8", "fp16", "fp32")),
         ("int8", False, ("int8",)),
         ("int8", True, ("int8", "fp32")),
         ("int8_bf16", True, ("int8", "bf16")),

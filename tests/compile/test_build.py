@@ -11,6 +11,7 @@ from deploy_compile.audit import audit
 from deploy_compile.build import build
 from deploy_compile.build_openvino import layers
 from deploy_compile.results import Built, Graph, Layer
+from deploy_compile.sample_files import paths
 from deploy_compile.targets import Target, get
 from deploy_compile.worker import Crashed, call
 from deploy_runtime.errors import DeployError
@@ -74,11 +75,12 @@ def test_bf16_is_refused_or_really_bf16(made: Toy, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("backend", "precision"), [("openvino", "int8"), ("onnxruntime", "int8")])
 def test_an_engine_answers_like_its_graph(made: Toy, tmp_path: Path, backend: Backend, precision: Precision) -> None:
     wanted = parity_run.outputs(
-        made.fp32.path, "onnxruntime", "fp32", INPUTS, OUTPUTS, Batch(), made.samples, 1
+        made.fp32.path, "onnxruntime", "fp32", INPUTS, OUTPUTS, Batch(), paths(made.samples), 1
     )["logits"]  # fmt: skip
     engine = built(tmp_path, made, backend, precision, "cpu")
     assert engine.file is not None
-    found = parity_run.outputs(engine.file, backend, precision, INPUTS, OUTPUTS, Batch(), made.samples, 1, limit=3)
+    three = paths(made.samples)[:3]
+    found = parity_run.outputs(engine.file, backend, precision, INPUTS, OUTPUTS, Batch(), three, 1)
     assert found["logits"].shape == (3, 5)
     assert float(np.abs(found["logits"] - wanted[:3]).max()) < 0.1 * float(np.abs(wanted).max())
 
@@ -125,8 +127,9 @@ def test_a_compute_capability_that_does_not_exist_is_told(made: Toy, tmp_path: P
 
 def test_an_engine_that_cannot_be_opened_is_told(made: Toy, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"this is no graph")
+    files = paths(made.samples)
     with pytest.raises(DeployError, match="cannot open"):
-        parity_run.outputs(tmp_path / "broken.onnx", "openvino", "fp32", INPUTS, OUTPUTS, Batch(), made.samples, 1)
+        parity_run.outputs(tmp_path / "broken.onnx", "openvino", "fp32", INPUTS, OUTPUTS, Batch(), files, 1)
 
 
 def test_building_imports_no_library_in_this_process() -> None:
