@@ -27,7 +27,9 @@ for command in (cli.list_, cli.show, cli.doctor, cli_recipe.recipe, cli_bundle.c
 def main() -> None:
     """Run the command; print a DeployError as two lines and leave with its exit code."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what a command left with click's Exit, else None
+        if code:
+            sys.exit(code)
     except click.exceptions.Abort:
         print("stopped", file=sys.stderr)
         sys.exit(130)

@@ -111,7 +111,7 @@ def _tell(results: Sequence["Result"], junit: Path | None, as_json: bool) -> int
 
 
 def _refused(error: DeployError) -> int:
-    print(f"error: {error.message}\n{error.fix}", file=sys.stderr)
+    print(f"error: {error.message}\n  fix: {error.fix}", file=sys.stderr)
     return error.exit_code
 
 
