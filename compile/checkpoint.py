@@ -9,6 +9,8 @@ import difflib
 import itertools
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,21 +122,27 @@ def _open(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # the error says enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise DeployError(
             f"the weights file {path} cannot be read: {error.strerror}", "Give yourself the right to."
         ) from error
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "TorchScript" in str(error) or "Unsupported" in str(error):
+        if re.search(r"GLOBAL|TorchScript|Unsupported (class|global)", str(error)) or _is_pickle(path):
             raise DeployError(
                 f"the weights file {path} holds Python code or objects, not only tensors, and was not opened",
                 _SAVE_AGAIN,
             ) from error
-        raise _damaged(path, error) from error
+        raise _damaged(path, ValueError("no PyTorch file")) from error
     except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise _damaged(path, error) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 def _damaged(path: Path, error: Exception) -> DeployError:

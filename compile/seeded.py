@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from deploy_compile import synthetic
 from deploy_recipes.recipe import Classes, Recipe
@@ -79,6 +80,8 @@ def _draw(module: nn.Module) -> None:
         if isinstance(part, _BatchNorm) and part.affine:
             part.weight.uniform_(*GAMMA, generator=generator)
             part.bias.normal_(0, BETA_STD, generator=generator)
+        if isinstance(part, _ConvNd) and part.bias is not None and not part.bias.any():
+            part.bias.normal_(0, BETA_STD, generator=generator)  # at zero a dropped bias would go unseen
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.any():
             parameter.normal_(0, ZERO_MATRIX_STD, generator=generator)

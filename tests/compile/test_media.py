@@ -5,10 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from deploy_compile import media
-from deploy_runtime.errors import DeployError
 from PIL import Image
 
+from deploy_compile import media
+from deploy_runtime.errors import DeployError
 from tests.tiny_media import clip, image
 
 

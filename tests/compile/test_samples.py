@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from deploy_compile import media, samples
 from deploy_compile.sample_files import read
 from deploy_recipes import Classes, Preprocess, Recipe, Tensor
 from deploy_runtime.errors import DeployError
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.tiny_media import clip, image
 
 IMAGES = Recipe(
