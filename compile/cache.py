@@ -271,14 +271,13 @@ def _imports(path: Path) -> list[Path]:
 
 
 def _ours(name: str) -> Path | None:
-    """Where a module of ours stands; None for a name in a module (`deploy_runtime.spec.Tensor`)."""
-    if not all(part.isidentifier() for part in name.split(".")):
+    """Where a module of ours stands, found without importing it; None for a name in a module, such as a class."""
+    package, *inner = name.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None or not all(part.isidentifier() for part in inner):
         return None
-    try:
-        spec = find_spec(name)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+    place = Path(spec.origin).parent.joinpath(*inner)
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 
 
 def _beside(name: str, path: Path) -> Path | None:

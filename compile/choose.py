@@ -25,7 +25,7 @@ def choose(candidates: Sequence[Candidate], require: str | None, asked: Sequence
     if not allowed:
         raise GateError(*_nothing(candidates, require))
     fastest = max(allowed, key=lambda i: _ratio(candidates[i]))
-    rivals = [i for i in allowed if _as_fast(candidates[i], candidates[fastest])]
+    rivals = [i for i in allowed if i == fastest or _as_fast(candidates[i])]
     chosen = min(rivals, key=lambda i: (SIMPLEST_FIRST.index(candidates[i].precision), -_ratio(candidates[i])))
     others = [i for i in timed if candidates[i].backend != candidates[chosen].backend]
     fallback = max(others, key=lambda i: _ratio(candidates[i]), default=None)
@@ -36,9 +36,9 @@ def _ratio(row: Candidate) -> float:
     return row.speed.ratio if row.speed else 0.0
 
 
-def _as_fast(row: Candidate, best: Candidate) -> bool:
-    """Whether the two intervals overlap, so that this run cannot tell them apart."""
-    return row is best or (row.speed is not None and best.speed is not None and row.speed.high >= best.speed.low)
+def _as_fast(row: Candidate) -> bool:
+    """Whether this run cannot tell the candidate from the fastest one: taken round by round, 1 is in the interval."""
+    return row.speed is not None and row.speed.lag_low <= 1.0
 
 
 def _sentence(
@@ -46,9 +46,8 @@ def _sentence(
 ) -> str:
     row = candidates[chosen]
     told = f"{row.name}: {_ratio(row):.1f}x PyTorch here, and it passes"
-    if chosen != fastest:
-        gain = _ratio(candidates[fastest]) / _ratio(row)
-        told += f"; {candidates[fastest].name} is {gain:.2f}x of it, within noise, and asks for more trust"
+    if chosen != fastest and row.speed:
+        told += f"; {candidates[fastest].name} is {row.speed.lag:.2f}x of it, within noise, and asks for more trust"
     else:
         others = [i for i in allowed if candidates[i].precision != row.precision]
         if others:

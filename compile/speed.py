@@ -9,6 +9,7 @@ is timed is a warm engine, as in a program that does little else.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from deploy_compile.worker import Crashed, Worker
 from deploy_recipes import Recipe
 from deploy_runtime import backends, timing
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.spec import Batch, Speed, Tensor
 
 BUDGET_S = 25.0  # for all candidates together, once they are open
 LEAST_ROUNDS = timing.LEAST_ROUNDS  # taken even where the budget is spent by then: fewer say nothing of the spread
@@ -82,8 +83,19 @@ def time_engines(
         raise DeployError(
             f"PyTorch itself could not be timed: {failed[TORCH]}", "Give it more memory, or fewer candidates at once."
         )
-    measured = {name: timing.speed(times[TORCH], times[name], threads) for name in times if name != TORCH}
-    return Speeds(measured, failed, threads)
+    return Speeds(_speeds(times, threads), failed, threads)
+
+
+def _speeds(times: Mapping[str, np.ndarray[Any, Any]], threads: int) -> dict[str, Speed]:
+    """Compare every candidate with PyTorch and with the fastest of them, over the same rounds."""
+    names = [name for name in times if name != TORCH]
+    fastest = min(names, key=lambda name: float(np.median(times[name])), default=TORCH)
+    measured = {}
+    for name in names:
+        lag, low, high = timing.ratio_interval(times[name], times[fastest])
+        speed = timing.speed(times[TORCH], times[name], threads)
+        measured[name] = replace(speed, lag=lag, lag_low=low, lag_high=high)
+    return measured
 
 
 def _open(

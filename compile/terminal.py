@@ -12,6 +12,7 @@ from deploy_compile.results import Benched
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.spec import Candidate, Classes, Drift, Tensor
 
+USUAL_SAMPLES = 16  # held out; fewer where PyTorch is slow or the folder holds fewer, and that is said
 MARKS = {
     "passed": "[green]passed[/]",
     "failed": "[red]failed[/]",
@@ -104,6 +105,9 @@ def print_bench(console: Console, benched: Benched) -> None:
 def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: bool) -> list[str]:
     """What a person must know beside the numbers."""
     told = []
+    measured = [drift.samples for row in rows if not row.emulated for drift in row.drift]
+    if measured and max(measured) < USUAL_SAMPLES:
+        told.append(f"drift was measured on {max(measured)} held-out samples only: fewer than {USUAL_SAMPLES}.")
     if any(row.status == "built_not_run" for row in rows):
         told.append(
             "not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "

@@ -143,8 +143,9 @@ class Verdict:
 class Speed:
     """Latency of one candidate beside PyTorch eager, interleaved in one run, in milliseconds for one batch.
 
-    `ratio` is PyTorch's median over the candidate's, `low` and `high` its bootstrap 95 % interval. `p99_ms` only
-    from 1,000 runs on.
+    `ratio` is PyTorch's median over the candidate's, `low` and `high` its bootstrap 95 % interval. `lag` is the
+    candidate's median over that of the fastest candidate of the run, with its own interval: noise of PyTorch is not
+    in it. `p99_ms` only from 1,000 runs on.
     """
 
     ratio: float
@@ -156,6 +157,9 @@ class Speed:
     runs: int
     threads: int
     p99_ms: float | None = None
+    lag: float = 1.0
+    lag_low: float = 1.0
+    lag_high: float = 1.0
 
 
 @dataclass(frozen=True)
