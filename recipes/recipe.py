@@ -1,4 +1,4 @@
-"""What a recipe is: a frozen value that says how to get one model, what goes in and out, and how much drift it may show.
+"""What a recipe is: a frozen value that says how to get one model, what goes in and out, how much drift it may show.
 
 A recipe never imports torch at module level; only `network` and `pretrained` do, when they are called.
 """
@@ -95,7 +95,7 @@ class Recipe:
 
     name: the code name, e.g. `x3d_s`.      family: the file it stands in.
     network(**params): the architecture as an `nn.Module`, randomly initialised; imports torch inside.
-        Takes one positional tensor an input, in the order of `inputs`; gives one tensor, or a tuple in that of `outputs`.
+        Takes one positional tensor an input, in the order of `inputs`; gives a tensor, or a tuple as `outputs` says.
     inputs, outputs, preprocess, task, labels: for the default parameters.
     shaped(recipe, params): the same recipe with inputs, outputs, task, preprocess fitted to the parameters; it may
         raise UsageError with the rule that a value breaks.
