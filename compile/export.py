@@ -8,6 +8,7 @@ TorchScript exporter cannot trace the fast path of nn.MultiheadAttention. Both a
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -33,6 +34,8 @@ def export(out: Path, loaded: Loaded, recipe: Recipe, exporter: str = "torchscri
     """Export a loaded network as `out/fp32.onnx`. Raises DeployError where the network cannot be traced as it is."""
     if exporter not in EXPORTERS:
         raise DeployError(f"there is no exporter {exporter!r}", f"Use one of {', '.join(EXPORTERS)}.")
+    if exporter == "dynamo" and find_spec("onnxscript") is None:
+        raise DeployError("the dynamo exporter needs onnxscript, which is not installed", "pip install onnxscript")
     net = load.module(loaded)
     examples = _examples(recipe)
     path = out / "fp32.onnx"
@@ -173,6 +176,9 @@ def _traceable() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", DeprecationWarning)
             warnings.filterwarnings("ignore", category=TracerWarning)
+            warnings.filterwarnings(
+                "ignore", "# The axis name: batch will not be used", UserWarning
+            )  # all inputs share it
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -4,7 +4,6 @@ Promises an eval-mode fp32 module without gradients, the same one each time `mod
 (an architecture check), published (`pretrained`) or the user's own file, never a mixture.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from deploy_compile import checkpoint, seeded
+from deploy_compile.fingerprint import file_digest
 from deploy_compile.results import Loaded
 from deploy_recipes import Recipe, get, names, resolve
 from deploy_runtime.errors import DeployError
@@ -45,13 +45,11 @@ def load(
     net.float().eval()
     path = out / WEIGHTS
     save_model(net, str(path))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Loaded(
         ref=ref,
         params={name: str(value) for name, value in params.items()},
         weights=path,
-        sha256=digest,
+        sha256=file_digest(path),
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         origin="file" if isinstance(weights, Path) else weights,
     )

@@ -12,6 +12,7 @@ The trap: these weights decide nothing about accuracy.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -121,7 +122,7 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
     if not heads:
         return
     head = heads[-1]
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    seen: list[tuple[Any, Any]] = []  # what reaches the layer and what it gives
     hook = head.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
     for index in range(synthetic.SCENES * SCENE_PASSES):
         clip = synthetic.sample(recipe, STATISTICS_SEED, index)

@@ -50,8 +50,9 @@ def moving(region: Array, seed: int) -> list[Array]:
     """Return FRAMES frames, uint8 [208, 240, 3]: a window that pans and zooms over the region in changing light."""
     rng = np.random.default_rng(seed)
     picture = Image.fromarray(region)
-    zoom = np.linspace(*rng.uniform(0.55, 0.9, 2), FRAMES)  # share of the region that the window shows
-    path = np.linspace(*rng.uniform(0.0, 1.0, (2, 2)), FRAMES)  # from one corner of what is possible to another
+    (near, far), (start, end) = rng.uniform(0.55, 0.9, 2), rng.uniform(0.0, 1.0, (2, 2))
+    zoom = np.linspace(near, far, FRAMES)  # share of the region that the window shows
+    path = np.linspace(start, end, FRAMES)  # from one corner of what is possible to another
     light = 1.0 + 0.25 * np.sin(np.linspace(0.0, rng.uniform(2.0, 7.0), FRAMES) + rng.uniform(0.0, 6.3))
     frames = []
     for share, (x, y), bright in zip(zoom, path, light, strict=True):
@@ -68,6 +69,7 @@ def encode(path: Path, frames: list[Array]) -> None:
     codec = next(name for name in CODECS if name in av.codecs_available)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=RATE)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 1_500_000

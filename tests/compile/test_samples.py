@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_compile import media, samples
+from deploy_compile.results import Samples
 from deploy_compile.sample_files import read
 from deploy_recipes import Classes, Preprocess, Recipe, Tensor
 from deploy_runtime.errors import DeployError
@@ -56,7 +57,7 @@ def test_the_same_again_gives_the_same_digest_and_other_preprocessing_another(tm
     assert samples.collect(tmp_path / "c", other, None, "minmax").provenance.digest != first
 
 
-def collected(tmp_path: Path, recipe: Recipe, *, ship: bool = False) -> samples.Samples:
+def collected(tmp_path: Path, recipe: Recipe, *, ship: bool = False) -> Samples:
     out = tmp_path / "out"
     out.mkdir()
     return samples.collect(out, recipe, tmp_path / "in", "minmax", ship)
@@ -131,7 +132,7 @@ def test_arrays_are_raw_frames_or_ready_inputs(tmp_path: Path) -> None:
     assert np.array_equal(next(read(got.held_out))["image"], ready[:1])
 
 
-BAD_ARRAYS = {
+BAD_ARRAYS: dict[str, tuple[media.Array, str]] = {
     "shape": (np.zeros((3, 30, 32), np.float32), "takes float32"),
     "dtype": (np.zeros((3, 32, 32), np.float64), "takes float32"),
     "nan": (np.full((3, 32, 32), np.nan, np.float32), "NaN or Inf"),
