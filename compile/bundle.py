@@ -14,7 +14,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy_compile.cache import LIBRARIES, sync, told
+from deploy_compile.disk import sync, told
+from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
 from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples

@@ -6,41 +6,29 @@ A result appears whole or not at all: it is written under a temporary name, sync
 an argument that lies inside the cache counts by its place there, which holds the key of the stage that wrote it.
 """
 
-import ast
-import errno
 import functools
 import hashlib
-import inspect
 import json
-import os
 import secrets
 import shutil
-import sys
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
 
 from deploy_compile import promises
-from deploy_compile.machine import identity, versions
+from deploy_compile.disk import sync, told
+from deploy_compile.fingerprint import environment, fingerprint, source_digest
 from deploy_compile.results import Built
 from deploy_runtime.data import decode, encode
 from deploy_runtime.errors import DeployError
 
 R = TypeVar("R")
-
-PACKAGES = ("deploy_compile", "deploy_recipes", "deploy_runtime")
-LIBRARIES = (
-    "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxconverter-common",
-    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt_rtx_cu13", "numpy", "av", "Pillow", "safetensors",
-)  # fmt: skip
-READ_BYTES = 1 << 20
 
 
 class Stages:
@@ -188,99 +176,3 @@ def _paths(data: Any, root: str) -> list[str]:
     if isinstance(data, list):
         return [path for item in data for path in _paths(item, root)]
     return [data] if isinstance(data, str) and data.startswith(f"{root}/") else []
-
-
-def told(error: OSError, where: Path) -> DeployError:
-    """Say a failed write as a person should hear it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DeployError(
-            f"the disk is full: writing under {where.parent} failed",
-            "Free some space, or set DEPLOY_CACHE and --out to another disk. Nothing half-written was left.",
-        )
-    return DeployError(
-        f"{error.filename or where}: {error.strerror}", "Check that it exists and may be read and written."
-    )
-
-
-def sync(folder: Path) -> None:
-    """Force a folder's files, and the folder, to the disk, so that a rename after it publishes whole files."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def fingerprint(path: Path) -> str:
-    """Digest a file by content, a folder by names, sizes and times. Raises DeployError where it cannot be read."""
-    try:
-        if path.is_file():
-            return file_digest(path)
-        entries = sorted((p.relative_to(path).as_posix(), p.stat()) for p in path.rglob("*") if p.is_file())
-    except OSError as error:
-        raise told(error, path) from error
-    listing = json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in entries])
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@functools.cache
-def environment() -> str:
-    """Digest the versions of the libraries and the kind of machine."""
-    return hashlib.sha256(json.dumps([versions(*LIBRARIES), identity()], sort_keys=True).encode()).hexdigest()
-
-
-@functools.cache
-def source_digest(module: str) -> str:
-    """Digest a module's source and that of all it imports, however deep, that is ours or lies in the same folder."""
-    digest = hashlib.sha256()
-    for path in sorted(_reach(module)):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _reach(module: str) -> set[Path]:
-    seen: set[Path] = set()
-    first = _ours(module) if module.partition(".")[0] in PACKAGES else inspect.getsourcefile(sys.modules[module])
-    todo = [Path(first)] if first else []
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen.add(path)
-            todo += _imports(path)
-    return seen
-
-
-def _imports(path: Path) -> list[Path]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value.partition(":")[0])  # a function that a worker is told to run, by name
-    found = [_ours(name) if name.partition(".")[0] in PACKAGES else _beside(name, path) for name in names]
-    return [source for source in found if source is not None]
-
-
-def _ours(name: str) -> Path | None:
-    """Where a module of ours stands, found without importing it; None for a name in a module, such as a class."""
-    package, *inner = name.split(".")
-    spec = find_spec(package)
-    if spec is None or spec.origin is None or not all(part.isidentifier() for part in inner):
-        return None
-    place = Path(spec.origin).parent.joinpath(*inner)
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
-
-
-def _beside(name: str, path: Path) -> Path | None:
-    """A module in the same folder, for a user's own files; ours are imported by their full names."""
-    source = path.parent / f"{name.partition('.')[0]}.py"
-    return source if name and "/" not in name and len(name) < 200 and source.is_file() else None

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy_compile.cache import LIBRARIES
+from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.targets import driver_found, get, names
 from deploy_runtime import backends, device_cache

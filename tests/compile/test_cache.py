@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy_compile.cache import Stages, fingerprint, source_digest
+from deploy_compile.cache import Stages
+from deploy_compile.fingerprint import fingerprint, source_digest
 from deploy_runtime.errors import DeployError
 
 
@@ -151,7 +152,7 @@ USER = """
 import sys
 sys.path.insert(0, {here!r})
 import nets
-from deploy_compile.cache import source_digest
+from deploy_compile.fingerprint import source_digest
 print(source_digest("nets"))
 """
 
