@@ -32,7 +32,7 @@ def parity(
     batch: Batch,
     threads: int,
 ) -> Parity:
-    """Measure one built candidate on the held-out samples, and on the golden ones, by which devices will judge it.
+    """Measure one built candidate on the held-out samples, and on the golden ones for devices to compare with.
 
     A crash or a refusal is its reason, not the end.
     """
@@ -40,7 +40,7 @@ def parity(
         return Parity((), built.status, built.reason)
     wanted, golden = stacked(reference.held_out), stacked(reference.golden)
     if built.status == "built_not_run":
-        return _emulated(graph, recipe, samples, reference, wanted, threads)
+        return _emulated(graph, recipe, samples, reference, wanted, golden, threads)
     count = len(paths(reference.held_out))  # fewer than there are samples where PyTorch is slow
     files = paths(samples.held_out)[:count] + paths(samples.golden)
     try:
@@ -61,10 +61,12 @@ def _emulated(
     samples: Samples,
     reference: Reference,
     wanted: dict[str, np.ndarray],
+    golden: dict[str, np.ndarray],
     threads: int,
 ) -> Parity:
     got = emulate(graph.path, samples.held_out, EMULATED_SAMPLES, threads)
     count = len(next(iter(got.values())))
     wanted = {name: array[:count] for name, array in wanted.items()}
-    drift = measure(wanted, got, recipe.task, reference.fp64_distance, None)
-    return Parity(drift, "built_not_run", "", emulated=True)
+    own = reference.fp64_distance
+    shipped = measure(golden, emulate(graph.path, samples.golden, None, threads), recipe.task, own)
+    return Parity(measure(wanted, got, recipe.task, own), "built_not_run", "", emulated=True, golden=shipped)

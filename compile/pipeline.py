@@ -86,19 +86,22 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
         return row
     limit = recipe.limit(engine.precision)
     verdicts = judge(drifts.drift, limit, torch.fp64_distance)
-    row = replace(row, coverage=audited.coverage, drift=drifts.drift, verdicts=verdicts, emulated=drifts.emulated)
+    row = replace(
+        row,
+        coverage=audited.coverage,
+        drift=drifts.drift,
+        verdicts=verdicts,
+        emulated=drifts.emulated,
+        golden=drifts.golden,
+    )
     if audited.coverage.breaches:
         shown = ", ".join(audited.coverage.breaches[:3])
         more = f" and {len(audited.coverage.breaches) - 3} more" if len(audited.coverage.breaches) > 3 else ""
         return replace(row, status="rejected", reason=f"not in {engine.precision}: {shown}{more}")
     if drifts.status not in ("passed", "built_not_run"):
         return replace(row, status=drifts.status, reason=drifts.reason)
-    golden = judge(drifts.golden, limit, torch.fp64_distance)
-    for words, judgements in (("", verdicts), ("on the golden samples: ", golden)):
-        failed = [f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in judgements if not v.passed]
-        if failed:
-            return replace(row, status="failed", reason=words + "; ".join(failed))
-    return row
+    failed = [f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in verdicts if not v.passed]
+    return replace(row, status="failed", reason="; ".join(failed)) if failed else row
 
 
 def timed(row: Candidate, speeds: Speeds) -> Candidate:

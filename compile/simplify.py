@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from deploy_compile.export import DATA, HEAVY, name_nodes, save
 from deploy_compile.results import Graph
+from deploy_compile.split_means import split_means
 
 CHECK_SEED = 2002
 # max |simplified - raw| / max |raw|: folding a batch normalisation rounds each weight once more. resnet152 with
@@ -69,6 +70,7 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.node.extend(kept)
     del model.metadata_props[:]
     name_nodes(model)
+    split_means(model)
     return model
 
 

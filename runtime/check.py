@@ -17,7 +17,7 @@ import numpy as np
 
 from deploy_runtime import backends, manifest, proof, selection
 from deploy_runtime.errors import DeployError
-from deploy_runtime.judge import judge, measure, passed
+from deploy_runtime.judge import as_built, judge, measure, passed
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.model import open_session
 from deploy_runtime.session import Array, NotHereError, Session
@@ -119,7 +119,8 @@ def _run(
         return Row(row.name, "not run", error.message)
     except DeployError as error:
         return Row(row.name, "failed", error.message, seconds=time.perf_counter() - start)
-    verdicts = judge(drift, found.limits[row.precision], found.golden.fp64_distance)
+    limit = as_built(found.limits[row.precision], row.golden)
+    verdicts = judge(drift, limit, found.golden.fp64_distance)
     outcome: Outcome = "passed" if passed(verdicts) else "failed"
     return Row(row.name, outcome, said(verdicts), verdicts, time.perf_counter() - start)
 

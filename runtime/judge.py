@@ -6,7 +6,8 @@ distance from fp64. A candidate's noise never excuses its own flips.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Array = np.ndarray[Any, Any]
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)  # relative: PyTorch fp32 is never trusted to be closer to fp64 than this
 EXCUSE = 2.0  # a flip is excused where the reference's margin is below this many times its own distance from fp64
+AS_BUILT_NOISE = 2.0  # golden samples: a device may show this many times its builder's noise, and one flip more
 WILSON_Z = 1.959964  # standard deviations of a 95 % interval
 
 
@@ -63,6 +65,29 @@ def judge(
         own = (fp64_distance or {}).get(drift.output, 0.0) / drift.scale if drift.scale else 0.0
         verdicts.extend(_judge_output(drift, limit, own))
     return tuple(verdicts)
+
+
+def as_built(limit: Limit, recorded: Sequence[Drift]) -> Limit:
+    """Return the limit for the golden samples: the recipe's, or what the builder measured there with some noise more.
+
+    Held-out samples decide whether a candidate is good; golden ones, whether it still answers as where that was
+    decided. Synthetic ones lie outside ranges calibrated on real samples, so that INT8 may drift further on them.
+    """
+    if not recorded or not all(drift.finite for drift in recorded):
+        return limit
+    decisions = min((drift.decisions for drift in recorded if drift.decisions), default=1)
+    agreement = min((drift.agreement for drift in recorded if drift.agreement is not None), default=1.0)
+    return replace(
+        limit,
+        cosine=_looser(min, limit.cosine, 1.0 - (1.0 - min(drift.cosine for drift in recorded)) * AS_BUILT_NOISE),
+        sqnr_db=_looser(min, limit.sqnr_db, min(drift.sqnr_db for drift in recorded) - 10 * math.log10(AS_BUILT_NOISE)),
+        max_relative=_looser(max, limit.max_relative, max(d.max_relative for d in recorded) * AS_BUILT_NOISE),
+        agreement=_looser(min, limit.agreement, agreement - 1 / decisions),
+    )
+
+
+def _looser(which: Callable[[float, float], float], limit: float | None, built: float) -> float | None:
+    return None if limit is None else which(limit, built)
 
 
 def passed(verdicts: Sequence[Verdict]) -> bool:

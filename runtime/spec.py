@@ -184,7 +184,8 @@ def candidate_name(backend: str, precision: str, target: str) -> str:
 class Candidate:
     """One backend at one precision for one target, with all that was measured of it: a row of the manifest.
 
-    `file` is what the backend opens, relative to the bundle; None where it is not shipped.
+    `file` is what the backend opens, relative to the bundle; None where it is not shipped. `drift` was measured on
+    held-out samples and judged by `verdicts`; `golden` on the golden samples, for devices to compare with.
     """
 
     backend: Backend
@@ -198,6 +199,7 @@ class Candidate:
     verdicts: tuple[Verdict, ...] = ()
     speed: Speed | None = None
     emulated: bool = False
+    golden: tuple[Drift, ...] = ()
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploy_runtime.errors import DeployError
-from deploy_runtime.judge import Array, judge, measure, passed, wilson
+from deploy_runtime.judge import Array, as_built, judge, measure, passed, wilson
 from deploy_runtime.spec import Classes, Drift, Features, Limit
 
 FP32 = Limit(max_relative=1e-4, fp64_ratio=10.0, agreement=1.0)
@@ -169,3 +169,19 @@ def test_the_wilson_interval_holds_the_share(successes: int, more: int) -> None:
     if trials:
         assert low <= successes / trials <= high
     assert wilson(16, 16)[0] == pytest.approx(0.8064, abs=1e-3)
+
+
+def test_golden_samples_are_judged_as_the_builder_found_them() -> None:
+    limit = Limit(cosine=0.99, sqnr_db=18.0, agreement=0.95)
+    rng = np.random.default_rng(0)
+    reference = {"logits": rng.standard_normal((4, 50)).astype(np.float32)}
+    noise = rng.standard_normal((4, 50)).astype(np.float32)
+    built, same, worse = (
+        measure(reference, {"logits": reference["logits"] + share * noise}, Classes(50)) for share in (0.2, 0.22, 0.6)
+    )
+    assert not passed(judge(built, limit))  # 14 dB: further than the recipe allows, on samples beyond its ranges
+    assert passed(judge(same, as_built(limit, built)))
+    assert not passed(judge(worse, as_built(limit, built)))
+    assert as_built(limit, ()) == limit
+    fine = measure(reference, {"logits": reference["logits"] + 1e-3 * noise}, Classes(50))
+    assert as_built(limit, fine).sqnr_db == 18.0  # never stricter than the recipe
