@@ -18,7 +18,7 @@ from deploy_compile.machine import identity, versions
 
 PACKAGES = ("deploy_compile", "deploy_recipes", "deploy_runtime")
 LIBRARIES = (
-    "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxconverter-common",
+    "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxscript",
     "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt_rtx_cu13", "numpy", "av", "Pillow", "safetensors",
 )  # fmt: skip
 
