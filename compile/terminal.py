@@ -150,14 +150,14 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
     """One line a recipe."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("name", "family", "parameters", "inputs", "outputs"):
-        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+        table.add_column(heading, justify="right" if heading == "parameters" else "left", overflow="fold")
     for recipe in recipes:
         table.add_row(
             recipe.name,
             recipe.family,
             f"{recipe.parameters / 1e6:.1f} M",
-            escape("\n".join(map(tensor_text, recipe.inputs))),
-            escape("\n".join(map(tensor_text, recipe.outputs))),
+            escape("\n".join(tensor_text(tensor).replace(", ", ",") for tensor in recipe.inputs)),
+            escape("\n".join(tensor_text(tensor).replace(", ", ",") for tensor in recipe.outputs)),
         )
     return table
 
