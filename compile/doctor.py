@@ -61,7 +61,9 @@ def _cpu_notes(flags: list[str], architecture: str) -> list[str]:
     int8 = [flag for flag in flags if "vnni" in flag or flag in ("amx_int8", "asimddp", "i8mm")]
     half = [flag for flag in flags if "bf16" in flag]
     notes = [
-        f"INT8 instructions: {', '.join(int8)}" if int8 else "no INT8 instructions (VNNI): INT8 runs at about twice the speed of fp32 at best",
+        f"INT8 instructions: {', '.join(int8)}"
+        if int8
+        else "no INT8 instructions (VNNI): INT8 runs at about twice the speed of fp32 at best",
         f"bf16 instructions: {', '.join(half)}" if half else "no bf16 instructions: bf16 runs as fp32 and is rejected",
     ]
     return notes if architecture in ("x86_64", "AMD64", "aarch64", "arm64") else [f"{architecture} was never tried"]

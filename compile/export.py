@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.jit._trace import TracerWarning, TracingCheckError
 
-from deploy_compile import load, synthetic
+from deploy_compile import load, onnx_graph, synthetic
 from deploy_compile.results import Graph, Loaded
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError
@@ -25,9 +25,6 @@ OPSET = 19  # the first whose QuantizeLinear takes fp16 scales, and one that Ten
 IR_VERSION = 10  # the newest that TensorRT 10.3's parser and ONNX Runtime 1.18 read
 EXAMPLE_SEED = 2001
 EXPORTERS = ("torchscript", "dynamo")
-HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-INLINE_BYTES = 2**31 - 2**20  # protobuf's limit of 2 GiB, less room for the graph itself
-DATA = "weights.data"  # all weights of a graph above that limit, beside it
 
 
 def export(out: Path, loaded: Loaded, recipe: Recipe, exporter: str = "torchscript") -> Graph:
@@ -77,7 +74,7 @@ def describe(path: Path, recipe: Recipe, precision: str = "fp32") -> Graph:
         path=path,
         precision=precision,
         nodes=len(model.graph.node),
-        heavy=sum(node.op_type in HEAVY for node in model.graph.node),
+        heavy=sum(node.op_type in onnx_graph.HEAVY for node in model.graph.node),
         quantized=0,
         kept_float={},
     )
@@ -86,8 +83,7 @@ def describe(path: Path, recipe: Recipe, precision: str = "fp32") -> Graph:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph in one file, or above 2 GiB with all its weights in one more beside it."""
     name_nodes(model)
-    large = sum(_bytes(tensor) for tensor in model.graph.initializer) > INLINE_BYTES
-    onnx.save(model, path, save_as_external_data=large, all_tensors_to_one_file=True, location=DATA)
+    onnx_graph.save(model, path)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
@@ -194,7 +190,3 @@ def _symbolic(shape: Sequence[int | str]) -> bool:
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
-
-
-def _bytes(tensor: onnx.TensorProto) -> int:
-    return len(tensor.raw_data) or tensor.ByteSize()

@@ -13,7 +13,8 @@ import onnxruntime  # type: ignore[import-untyped]
 import onnxsim  # type: ignore[import-untyped]
 from onnx import TensorProto
 
-from deploy_compile.export import DATA, HEAVY, name_nodes, save
+from deploy_compile import onnx_graph
+from deploy_compile.export import name_nodes, save
 from deploy_compile.results import Graph
 from deploy_compile.split_means import split_means
 
@@ -29,7 +30,7 @@ def simplify(out: Path, graph: Graph) -> Graph:
     Raises ValueError where the answers differ: the stage broke its promise.
     """
     path = out / "fp32.onnx"
-    if (graph.path.parent / DATA).exists():
+    if graph.path.with_name(f"{graph.path.name}.data").exists():
         _simplify_large(graph.path, path)
     else:
         model, _ = onnxsim.simplify(onnx.load(graph.path))
@@ -40,7 +41,7 @@ def simplify(out: Path, graph: Graph) -> Graph:
         path=path,
         precision=graph.precision,
         nodes=len(nodes),
-        heavy=sum(node.op_type in HEAVY for node in nodes),
+        heavy=sum(node.op_type in onnx_graph.HEAVY for node in nodes),
         quantized=0,
         kept_float={},
     )

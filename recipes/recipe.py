@@ -132,9 +132,7 @@ class Recipe:
             if name not in declared:
                 names = ", ".join(declared) or "none"
                 raise UsageError(f"{self.name} has no parameter {name!r}", f"Its parameters: {names}.")
-        return {
-            name: param.parse(given[name]) if name in given else param.default for name, param in declared.items()
-        }
+        return {name: param.parse(given[name]) if name in given else param.default for name, param in declared.items()}
 
     def fitted(self, values: Mapping[str, Any]) -> "Recipe":
         """Return the recipe with its inputs, outputs and task fitted to parameter values."""

@@ -12,7 +12,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from deploy_compile import export, load, simplify, synthetic
+from deploy_compile import export, load, onnx_graph, simplify, synthetic
 from deploy_compile.results import Graph, Loaded
 from deploy_recipes import Classes, Features, Recipe, Tensor
 from deploy_runtime.errors import DeployError
@@ -120,7 +120,7 @@ def test_graphs_answer_as_the_module_at_another_batch_size(
         names = [node.name for node in nodes]
         assert len(set(names)) == len(names) == graph.nodes
         assert all(names)
-        assert graph.heavy == sum(node.op_type in export.HEAVY for node in nodes)
+        assert graph.heavy == sum(node.op_type in onnx_graph.HEAVY for node in nodes)
     assert not any(node.op_type in ("Constant", "BatchNormalization") for node in onnx.load(small.path).graph.node)
     assert [path.name for path in raw.path.parent.iterdir()] == ["fp32.onnx"]
 
@@ -170,13 +170,13 @@ def test_nodes_without_a_name_get_one_of_their_own() -> None:
 
 
 def test_large_graphs_keep_all_weights_in_one_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "INLINE_BYTES", 1000)
+    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 1000)
     model = onnx.load(toys.conv_graph(tmp_path / "toy.onnx", channels=32))
     export.save(model, folder(tmp_path, "raw") / "fp32.onnx")
-    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["fp32.onnx", export.DATA]
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["fp32.onnx", "fp32.onnx.data"]
     raw = Graph(tmp_path / "raw" / "fp32.onnx", "fp32", 9, 4, 0, {})
     small = simplify.simplify(folder(tmp_path, "small"), raw)
-    assert sorted(path.name for path in small.path.parent.iterdir()) == ["fp32.onnx", export.DATA]
+    assert sorted(path.name for path in small.path.parent.iterdir()) == ["fp32.onnx", "fp32.onnx.data"]
     feed = {"image": toys.images(1)[0]}
     np.testing.assert_allclose(answers(small.path, feed)[0], answers(tmp_path / "toy.onnx", feed)[0], rtol=1e-5)
 
