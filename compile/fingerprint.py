@@ -10,12 +10,14 @@ import hashlib
 import inspect
 import json
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
 from deploy_compile.disk import told
 from deploy_compile.machine import identity, versions
 
+ONE_PARSER = threading.Lock()  # ast.parse of Python 3.11 counts its depth for all threads together, and then fails
 PACKAGES = ("deploy_compile", "deploy_recipes", "deploy_runtime")
 LIBRARIES = (
     "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxscript",
@@ -47,9 +49,14 @@ def environment() -> str:
     return hashlib.sha256(json.dumps([versions(*LIBRARIES), identity()], sort_keys=True).encode()).hexdigest()
 
 
-@functools.cache
 def source_digest(module: str) -> str:
     """Digest a module's source and that of all it imports, however deep, that is ours or lies in the same folder."""
+    with ONE_PARSER:
+        return _source_digest(module)
+
+
+@functools.cache
+def _source_digest(module: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(_reach(module)):
         digest.update(path.name.encode() + path.read_bytes())

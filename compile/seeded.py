@@ -32,7 +32,7 @@ BATCH = 4  # clips in one pass: the variance between samples belongs to the stat
 PASSES = 2
 STATISTICS_SEED = 1001  # of the synthetic series that the statistics are taken on
 SCENE_PASSES = 4  # samples of each scene that the classifier is shown
-DECISIVE = 12.0  # how far a scene's class is raised above the others, in standard deviations of the logits
+DECISIVE = 8.0  # how far a scene's class is raised above the others, in standard deviations of the logits
 RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
 
 
