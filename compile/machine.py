@@ -36,7 +36,7 @@ def identity() -> Mapping[str, str]:
         "architecture": platform.machine(),
         "instructions": " ".join(instructions()),
         "cores": str(cores()),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "gpu": _gpu(),
     }
