@@ -72,6 +72,7 @@ def as_built(limit: Limit, recorded: Sequence[Drift]) -> Limit:
 
     Held-out samples decide whether a candidate is good; golden ones, whether it still answers as where that was
     decided. Synthetic ones lie outside ranges calibrated on real samples, so that INT8 may drift further on them.
+    Where every decision must agree (fp32), it must here too.
     """
     if not recorded or not all(drift.finite for drift in recorded):
         return limit
@@ -82,7 +83,9 @@ def as_built(limit: Limit, recorded: Sequence[Drift]) -> Limit:
         cosine=_looser(min, limit.cosine, 1.0 - (1.0 - min(drift.cosine for drift in recorded)) * AS_BUILT_NOISE),
         sqnr_db=_looser(min, limit.sqnr_db, min(drift.sqnr_db for drift in recorded) - 10 * math.log10(AS_BUILT_NOISE)),
         max_relative=_looser(max, limit.max_relative, max(d.max_relative for d in recorded) * AS_BUILT_NOISE),
-        agreement=_looser(min, limit.agreement, agreement - 1 / decisions),
+        agreement=limit.agreement
+        if limit.agreement == 1.0
+        else _looser(min, limit.agreement, agreement - 1 / decisions),
     )
 
 

@@ -185,3 +185,4 @@ def test_golden_samples_are_judged_as_the_builder_found_them() -> None:
     assert as_built(limit, ()) == limit
     fine = measure(reference, {"logits": reference["logits"] + 1e-3 * noise}, Classes(50))
     assert as_built(limit, fine).sqnr_db == 18.0  # never stricter than the recipe
+    assert as_built(Limit(agreement=1.0), built).agreement == 1.0  # fp32 flips nowhere
