@@ -10,7 +10,6 @@ frames through the bundle's own preprocessing and PyTorch through the recipe's, 
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from deploy_runtime.machine import physical_cores
 from deploy_runtime.model import Model, open_session
 from deploy_runtime.preprocess import prepare
 from deploy_runtime.session import Session
+from deploy_runtime.spec import Candidate
 
 Array = np.ndarray[Any, Any]
 Answer = Callable[[Array], Array]  # frames uint8 [13, H, W, 3] to logits [1, 2]
@@ -46,23 +46,13 @@ def pytorch(folder: Path) -> Answer:
     return answer
 
 
-def engines(bundle: Path, model: Model, backend: str | None, threads: int, opened: ExitStack) -> dict[str, Answer]:
-    """Open every candidate of a bundle as a function of frames, by name; print why of those that cannot be."""
-    found: dict[str, Answer] = {}
-    for candidate in model.manifest.candidates:
-        if backend not in (None, candidate.backend):
-            continue
+def candidates(model: Model, backend: str | None) -> list[Candidate]:
+    """Return the candidates of a bundle that have an engine; print why of those that have none."""
+    wanted = [candidate for candidate in model.manifest.candidates if backend in (None, candidate.backend)]
+    for candidate in wanted:
         if candidate.file is None:
             print(f"{candidate.name} is not in the bundle: {candidate.status}, {candidate.reason}")
-            continue
-        try:
-            session = opened.enter_context(open_session(bundle, model.manifest, candidate, threads))
-        except DeployError as error:
-            print(f"{candidate.name} does not run here: {error.message}")
-            continue
-        chosen = (model.backend, model.precision) == (candidate.backend, candidate.precision)
-        found[f"{candidate.name}{' (chosen)' if chosen else ''}"] = through(session, model)
-    return found
+    return [candidate for candidate in wanted if candidate.file is not None]
 
 
 def through(session: Session, model: Model) -> Answer:
@@ -73,19 +63,30 @@ def through(session: Session, model: Model) -> Answer:
 def evaluate(folder: Path, bundle: Path, backend: str | None, threads: int) -> None:
     """Print one line for PyTorch and one for each candidate. Raises DeployError for a bundle that cannot be opened."""
     test = digits.read(folder / "test.npz")
-    with ExitStack() as opened:
-        model = opened.enter_context(load(bundle, backend, threads))
-        answers = {PYTORCH: pytorch(folder), **engines(bundle, model, backend, threads, opened)}
-        said: dict[str, list[int]] = {name: [] for name in answers}
-        for place in range(len(test)):
-            frames = test.clip(place)
-            for name, answer in answers.items():
-                said[name].append(int(np.argmax(answer(frames))))
-    reference = np.array(said[PYTORCH])
-    for name, decisions in said.items():
-        found = np.array(decisions)
-        agreed = f"{(found == reference).mean():.1%} as PyTorch"
-        print(f"{name:28} {told(int((found == test.labels).sum()), len(test))}, {agreed}")
+    reference = decisions(pytorch(folder), test)
+    report(PYTORCH, reference, reference, test)
+    with load(bundle, backend, threads) as model:
+        for candidate in candidates(model, backend):  # one open at a time: idle engines keep cores busy
+            try:
+                session = open_session(bundle, model.manifest, candidate, threads)
+            except DeployError as error:
+                print(f"{candidate.name} does not run here: {error.message}")
+                continue
+            with session:
+                chosen = (model.backend, model.precision) == (candidate.backend, candidate.precision)
+                found = decisions(through(session, model), test)
+                report(f"{candidate.name}{' (chosen)' if chosen else ''}", found, reference, test)
+
+
+def decisions(answer: Answer, test: digits.Split) -> Array:
+    """Return the class that is named for each clip, int [clips]."""
+    return np.array([int(np.argmax(answer(test.clip(place)))) for place in range(len(test))])
+
+
+def report(name: str, found: Array, reference: Array, test: digits.Split) -> None:
+    """Print one line: the clips named right, and how many are named as PyTorch names them."""
+    agreed = f"{(found == reference).mean():.1%} as PyTorch"
+    print(f"{name:28} {told(int((found == test.labels).sum()), len(test))}, {agreed}", flush=True)
 
 
 def main() -> None:
