@@ -20,7 +20,7 @@ from deploy_compile.sample_files import paths, read, write
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
-from deploy_runtime.preprocess import prepare
+from deploy_runtime.preprocess import prepare_inputs
 from deploy_runtime.spec import Calibration
 
 CALIBRATION = 16  # synthetic samples: each scene four times
@@ -136,15 +136,16 @@ def _file(path: Path, recipe: Recipe, most: int) -> Iterator[Sample]:
 
 
 def _prepared(frames: media.Frames, recipe: Recipe, path: Path) -> Sample:
-    if recipe.preprocess is None or len(recipe.inputs) != 1:
+    if recipe.preprocess is None:
         raise DeployError(
             f"{recipe.name} does not say how frames become its inputs, and {path} holds frames",
             "State `preprocess` in the recipe, or give ready float32 arrays as .npz.",
         )
     try:
-        return {recipe.inputs[0].name: prepare(frames, recipe.preprocess)[None]}
+        made = prepare_inputs(frames, recipe.preprocess, recipe.inputs)
     except DeployError as error:
         raise DeployError(f"{path}: {error.message}", error.fix) from error
+    return {name: array[None] for name, array in made.items()}
 
 
 def _ready(held: dict[str, media.Array], recipe: Recipe, path: Path) -> Iterator[Sample]:

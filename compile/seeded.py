@@ -9,18 +9,19 @@ One thread computes it all, so that every thread count gives the same weights.
 The trap: these weights decide nothing about accuracy.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from deploy_compile import synthetic
-from deploy_recipes.recipe import Classes, Recipe
+from deploy_recipes.recipe import Classes, MultiLabel, Recipe
 from deploy_runtime.errors import DeployError
 
 SEED = 0
@@ -63,25 +64,31 @@ def branch_ends(module: nn.Module, recipe: Recipe) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, glob) for glob in recipe.branch_ends)]
 
 
-def scale_of(module: nn.Module) -> nn.Parameter:
-    """Return the vector that scales a branch: a normalisation's weight, or a layer scale's gamma."""
+def scale_of(module: nn.Module) -> nn.Parameter | None:
+    """Return the vector that scales a branch: a normalisation's weight, or a layer scale's gamma.
+
+    A transformer's branch may end in a Linear layer, which has none: its matrix is left as it was drawn.
+    """
     for name in ("weight", "gamma"):
         value = getattr(module, name, None)
         if isinstance(value, nn.Parameter) and value.ndim == 1:
             return value
+    if isinstance(module, nn.Linear):
+        return None
     raise DeployError(
         f"a module of type {type(module).__name__} ends no residual branch: it has no vector weight or gamma",
-        "Correct branch_ends of the recipe: it names the last normalisation or layer scale of each branch.",
+        "Correct branch_ends of the recipe: the last normalisation, layer scale or Linear layer of each branch.",
     )
 
 
 def _draw(module: nn.Module) -> None:
     generator = torch.Generator().manual_seed(SEED)
     for part in module.modules():
-        if isinstance(part, _BatchNorm) and part.affine:
+        if isinstance(part, (_BatchNorm, nn.LayerNorm, nn.GroupNorm)) and part.weight is not None:
             part.weight.uniform_(*GAMMA, generator=generator)
-            part.bias.normal_(0, BETA_STD, generator=generator)
-        if isinstance(part, _ConvNd) and part.bias is not None and not part.bias.any():
+            if part.bias is not None:
+                part.bias.normal_(0, BETA_STD, generator=generator)
+        if isinstance(part, (_ConvNd, nn.Linear)) and part.bias is not None and not part.bias.any():
             part.bias.normal_(0, BETA_STD, generator=generator)  # at zero a dropped bias would go unseen
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.any():
@@ -90,7 +97,9 @@ def _draw(module: nn.Module) -> None:
 
 def _damp(module: nn.Module, recipe: Recipe) -> None:
     for name in branch_ends(module, recipe):
-        scale_of(module.get_submodule(name)).fill_(BRANCH_END_GAMMA)
+        scale = scale_of(module.get_submodule(name))
+        if scale is not None:
+            scale.fill_(BRANCH_END_GAMMA)
 
 
 def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
@@ -111,25 +120,25 @@ def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
 
 
 def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
-    """Add to the last layer that gives the classes a ridge regression that tells the synthetic scenes apart.
+    """Add to the last layer that gives the scores a ridge regression that tells the synthetic scenes apart.
 
-    A network whose decision is made elsewhere than in a Linear layer is left as it is.
+    Each scene is a class, or has a fourth of the labels. A network whose decision is made elsewhere than in a Linear
+    layer or a convolution of one place is left as it is.
     """
-    if not isinstance(recipe.task, Classes):
+    if not isinstance(recipe.task, (Classes, MultiLabel)):
         return
-    linears = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    heads = [part for part in linears if part.out_features == recipe.task.count]
+    heads = [part for part in module.modules() if _gives(part) == recipe.task.count]
     if not heads:
         return
     head = heads[-1]
-    seen: list[tuple[Any, Any]] = []  # what reaches the layer and what it gives
-    hook = head.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+    seen: list[tuple[Tensor, Tensor]] = []  # what reaches the layer and what it gives: [places, width]
+    hook = head.register_forward_hook(lambda part, given, made: seen.append((_flat(part, given[0]), _flat(part, made))))
     for index in range(synthetic.SCENES * SCENE_PASSES):
         clip = synthetic.sample(recipe, STATISTICS_SEED, index)
         module(*(torch.from_numpy(clip[tensor.name]) for tensor in recipe.inputs))
     hook.remove()
-    features = torch.stack([given.reshape(-1, head.in_features).mean(0) for given, _ in seen])
-    logits = torch.cat([made.reshape(-1, head.out_features) for _, made in seen])
+    features = torch.stack([given.mean(0) for given, _ in seen])
+    logits = torch.cat([made for _, made in seen])
     spread, usual, centre = logits.std(1).mean(), logits.mean(0), features.mean(0)
     apart = features - centre
     energy = apart @ apart.T
@@ -137,12 +146,35 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
     ridge = RIDGE * energy.diagonal().mean() * torch.eye(len(energy))
     directions = torch.linalg.solve(energy + ridge, scenes - scenes.mean(0)).T @ apart
     directions *= DECISIVE * spread / (scenes * (apart @ directions.T)).sum(1).mean()
+    weight, bias = cast(Tensor, head.weight).flatten(1), cast(Tensor | None, head.bias)
+    if isinstance(recipe.task, MultiLabel):  # present where the logit is positive
+        middle = DECISIVE * spread * (0.5 - 1 / synthetic.SCENES) / (1 - 1 / synthetic.SCENES)
+        for row in range(len(weight)):
+            direction = directions[row % synthetic.SCENES]
+            weight[row] += direction
+            if bias is not None:
+                bias[row] -= usual[row] + direction @ centre + middle
+        return
     for scene, direction in enumerate(directions):
-        row = scene % head.out_features
-        head.weight[row] += direction
-        if head.bias is not None:
+        row = scene % len(weight)
+        weight[row] += direction
+        if bias is not None:
             level = usual.max() - usual[row] if scene == row else 0.0  # no class is ahead of a scene's by its bias
-            head.bias[row] += level - direction @ centre
+            bias[row] += level - direction @ centre
+
+
+def _gives(part: nn.Module) -> int:
+    """Return how many scores a layer gives at each place; 0 for a layer that mixes places."""
+    if isinstance(part, nn.Linear):
+        return part.out_features
+    if isinstance(part, _ConvNd) and math.prod(part.kernel_size) == 1 and part.groups == 1:
+        return part.out_channels
+    return 0
+
+
+def _flat(part: nn.Module, values: Tensor) -> Tensor:
+    """Return a layer's input or output as [places, width]."""
+    return values.flatten(0, -2) if isinstance(part, nn.Linear) else values.transpose(1, -1).flatten(0, -2)
 
 
 @contextmanager

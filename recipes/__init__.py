@@ -18,9 +18,11 @@ from types import ModuleType
 from deploy_recipes.recipe import (
     DEFAULT_LIMITS,
     Classes,
+    DenseMap,
     Features,
     Keep,
     Limit,
+    MultiLabel,
     Param,
     Preprocess,
     Recipe,
@@ -32,9 +34,11 @@ from deploy_runtime.errors import DeployError, UsageError
 __all__ = [
     "DEFAULT_LIMITS",
     "Classes",
+    "DenseMap",
     "Features",
     "Keep",
     "Limit",
+    "MultiLabel",
     "Param",
     "Preprocess",
     "Recipe",
@@ -53,12 +57,13 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Recipe:
-    """Return the recipe of this code name. Raises UsageError with the nearest names."""
+    """Return the recipe of this code name or alias. Raises UsageError with the nearest names."""
     known = _known()
+    name = _aliases().get(name, name)
     if name not in known:
         raise UsageError(
             f"there is no recipe {name!r}",
-            f"{_nearest(name, known)}See `deploy-compile list`; a recipe of your own is FILE.py:NAME.",
+            f"{_nearest(name, [*known, *_aliases()])}See `deploy-compile list`; a recipe of your own is FILE.py:NAME.",
         )
     return known[name]
 
@@ -103,6 +108,17 @@ def _known() -> Mapping[str, Recipe]:
                 raise ValueError(f"two recipes are called {recipe.name}")
             known[recipe.name] = recipe
     return known
+
+
+@cache
+def _aliases() -> Mapping[str, str]:
+    aliases: dict[str, str] = {}
+    for recipe in _known().values():
+        for alias in recipe.aliases:
+            if alias in aliases or alias in _known():
+                raise ValueError(f"two recipes are called {alias}")
+            aliases[alias] = recipe.name
+    return aliases
 
 
 def _execute(path: Path) -> ModuleType:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deploy_runtime.errors import UsageError
-from deploy_runtime.spec import Classes, Features, Limit, Preprocess, Task, Tensor
+from deploy_runtime.spec import Classes, DenseMap, Features, Limit, MultiLabel, Preprocess, Task, Tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_LIMITS",
     "Classes",
+    "DenseMap",
     "Features",
     "Keep",
     "Limit",
+    "MultiLabel",
     "Param",
     "Preprocess",
     "Recipe",
@@ -102,7 +104,11 @@ class Recipe:
     branch_ends: globs over module names: the last normalisation of every residual branch. Seeded weights set its
         gamma to 0.25, and the test that parity means something zeroes the deepest one.
     pretrained(**params): the published state dict through the library that publishes it.
+    adapt(state): turns the state dict of another library, whose keys it knows, into this network's; any other it gives
+        back as it is. It is called with the wrapper prefixes still on.
     source: the paper and the library.      weights_from: what people call the published weights.
+    aliases: other names that people use.
+    twin: values of `params` that make a small network with every operator of the full one, compiled whole in the tests.
     """
 
     name: str
@@ -118,7 +124,10 @@ class Recipe:
     shaped: "Callable[[Recipe, Mapping[str, Any]], Recipe] | None" = None
     branch_ends: tuple[str, ...] = ()
     pretrained: Callable[..., Mapping[str, Any]] | None = None
+    adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     weights_from: str = ""
+    aliases: tuple[str, ...] = ()
+    twin: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Limit] = field(default_factory=lambda: DEFAULT_LIMITS)
     keep_float: tuple[Keep, ...] = ()
     labels: tuple[str, ...] = ()

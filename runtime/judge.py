@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Classes, Drift, Limit, Task, Verdict
+from deploy_runtime.spec import Classes, Drift, Limit, MultiLabel, Task, Verdict
 
 Array = np.ndarray[Any, Any]
+# Of a reference and an answer: which decisions differ, and by what margin the reference made them, one value each.
+Decisions = Callable[[Array, Array], tuple[Array, Array]]
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)  # relative: PyTorch fp32 is never trusted to be closer to fp64 than this
 EXCUSE = 2.0  # a flip is excused where the reference's margin is below this many times its own distance from fp64
@@ -43,7 +45,7 @@ def measure(
             name,
             np.asarray(reference[name]),
             np.asarray(got[name]),
-            decides=name in decided,
+            decide=_decisions(task) if name in decided else None,
             own=(fp64_distance or {}).get(name, 0.0),
             fp64=None if fp64 is None else np.asarray(fp64[name]),
         )
@@ -63,7 +65,7 @@ def judge(
     verdicts: list[Verdict] = []
     for drift in drifts:
         own = (fp64_distance or {}).get(drift.output, 0.0) / drift.scale if drift.scale else 0.0
-        verdicts.extend(_judge_output(drift, limit, own))
+        verdicts.extend(_judge_output(drift, limit.of(drift.output), own))
     return tuple(verdicts)
 
 
@@ -74,12 +76,15 @@ def as_built(limit: Limit, recorded: Sequence[Drift]) -> Limit:
     decided. Synthetic ones lie outside ranges calibrated on real samples, so that INT8 may drift further on them.
     Where every decision must agree (fp32), it must here too.
     """
+    special = {name: as_built(own, [d for d in recorded if d.output == name]) for name, own in limit.outputs.items()}
+    recorded = [drift for drift in recorded if drift.output not in special]
     if not recorded or not all(drift.finite for drift in recorded):
-        return limit
+        return replace(limit, outputs=special)
     decisions = min((drift.decisions for drift in recorded if drift.decisions), default=1)
     agreement = min((drift.agreement for drift in recorded if drift.agreement is not None), default=1.0)
     return replace(
         limit,
+        outputs=special,
         cosine=_looser(min, limit.cosine, 1.0 - (1.0 - min(drift.cosine for drift in recorded)) * AS_BUILT_NOISE),
         sqnr_db=_looser(min, limit.sqnr_db, min(drift.sqnr_db for drift in recorded) - 10 * math.log10(AS_BUILT_NOISE)),
         max_relative=_looser(max, limit.max_relative, max(d.max_relative for d in recorded) * AS_BUILT_NOISE),
@@ -171,23 +176,28 @@ def _check_names(reference: Mapping[str, Array], got: Mapping[str, Array]) -> No
 
 
 def _decided(reference: Mapping[str, Array], task: Task) -> frozenset[str]:
-    """Return the outputs whose last axis holds the task's classes."""
-    if not isinstance(task, Classes):
+    """Return the outputs whose last axis holds the task's classes or labels."""
+    if not isinstance(task, (Classes, MultiLabel)):
         return frozenset()
-    names = frozenset(n for n, a in reference.items() if np.ndim(a) >= 2 and np.shape(a)[-1] == task.count)
+    among = set(task.of or reference)
+    names = frozenset(
+        n for n, a in reference.items() if n in among and np.ndim(a) >= 2 and np.shape(a)[-1] == task.count
+    )
     if not names:
         shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in reference.items())
         raise DeployError(
             f"no output has {task.count} classes on its last axis: {shapes}",
-            f"Correct the recipe's task: Classes({task.count}) is what it says now.",
+            f"Correct the recipe's task: {type(task).__name__}({task.count}) is what it says now.",
         )
     return names
 
 
-def _measure_output(name: str, reference: Array, got: Array, *, decides: bool, own: float, fp64: Array | None) -> Drift:
+def _measure_output(
+    name: str, reference: Array, got: Array, *, decide: Decisions | None, own: float, fp64: Array | None
+) -> Drift:
     scale = float(np.max(np.abs(reference)))
     if not np.all(np.isfinite(got)):
-        return _infinitely_far(name, reference, scale, decides, fp64 is not None)
+        return _infinitely_far(name, reference, scale, decide, fp64 is not None)
     max_abs, total, error2, reference2, got2, dot, worst = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
     for wanted_sample, got_sample in zip(reference, got, strict=True):  # one at a time: dense maps are large in fp64
         wanted, found = wanted_sample.astype(np.float64).ravel(), got_sample.astype(np.float64).ravel()
@@ -198,7 +208,7 @@ def _measure_output(name: str, reference: Array, got: Array, *, decides: bool, o
         error2 += float(error @ error)
         reference2, got2, dot = reference2 + sums[0], got2 + sums[1], dot + sums[2]
     mean_abs = total / reference.size
-    agreement = _agreement(reference, got, own) if decides else {}
+    agreement = _agreement(*decide(reference, got), own) if decide else {}
     return Drift(
         output=name,
         samples=len(reference),
@@ -215,16 +225,16 @@ def _measure_output(name: str, reference: Array, got: Array, *, decides: bool, o
     )
 
 
-def _infinitely_far(name: str, reference: Array, scale: float, decides: bool, against_fp64: bool) -> Drift:
+def _infinitely_far(name: str, reference: Array, scale: float, decide: Decisions | None, against_fp64: bool) -> Drift:
     far = math.inf
-    decisions = reference.size // reference.shape[-1] if decides else 0
+    decisions = len(decide(reference, reference)[0]) if decide else 0
     low, high = wilson(0, decisions)
     return Drift(
         name, len(reference), far, far, scale, far, far, cosine=0.0, worst_cosine=0.0, sqnr_db=-far,
         fp64_ratio=far if against_fp64 else None,
-        agreement=0.0 if decides else None,
-        agreement_low=low if decides else None,
-        agreement_high=high if decides else None,
+        agreement=0.0 if decide else None,
+        agreement_low=low if decide else None,
+        agreement_high=high if decide else None,
         decisions=decisions,
         finite=False,
     )  # fmt: skip
@@ -240,22 +250,37 @@ def _fp64_ratio(reference: Array, got: Array, fp64: Array, scale: float) -> floa
     return _over(theirs, max(own, FLOAT32_EPS * scale))
 
 
-def _agreement(reference: Array, got: Array, own: float) -> dict[str, Any]:
+def _agreement(flipped: Array, margin: Array, own: float) -> dict[str, Any]:
+    excused = int(np.count_nonzero(flipped & (margin < EXCUSE * own)))
+    agreeing = len(flipped) - int(np.count_nonzero(flipped)) + excused
+    low, high = wilson(agreeing, len(flipped))
+    return {
+        "agreement": agreeing / len(flipped),
+        "agreement_low": low,
+        "agreement_high": high,
+        "decisions": len(flipped),
+        "excused": excused,
+    }
+
+
+def _decisions(task: Task) -> Decisions:
+    if isinstance(task, MultiLabel):
+        return lambda reference, got: _label_flips(reference, got, task.threshold)
+    return _class_flips
+
+
+def _class_flips(reference: Array, got: Array) -> tuple[Array, Array]:
+    """The largest decides; the margin is how far the reference puts its own choice above the other."""
     wanted = reference.reshape(-1, reference.shape[-1]).astype(np.float64)
     first, theirs = wanted.argmax(axis=1), got.reshape(wanted.shape).argmax(axis=1)
     rows = np.arange(len(wanted))
-    margin = wanted[rows, first] - wanted[rows, theirs]
-    flipped = first != theirs
-    excused = int(np.count_nonzero(flipped & (margin < EXCUSE * own)))
-    agreeing = len(wanted) - int(np.count_nonzero(flipped)) + excused
-    low, high = wilson(agreeing, len(wanted))
-    return {
-        "agreement": agreeing / len(wanted),
-        "agreement_low": low,
-        "agreement_high": high,
-        "decisions": len(wanted),
-        "excused": excused,
-    }
+    return first != theirs, wanted[rows, first] - wanted[rows, theirs]
+
+
+def _label_flips(reference: Array, got: Array, threshold: float) -> tuple[Array, Array]:
+    """Each label decides by itself. Its distance from the threshold counts twice: one score, not two, may be off."""
+    wanted, found = reference.ravel().astype(np.float64), got.ravel()
+    return (wanted >= threshold) != (found >= threshold), 2 * np.abs(wanted - threshold)
 
 
 def _over(error: float, scale: float) -> float:

@@ -96,13 +96,30 @@ class Model:
             return self._session.run(dict(inputs))
 
     def preprocess(self, frames: Array) -> Array:
-        """Turn 8-bit frames, [H, W, 3] or [T, H, W, 3], into the array that the network was trained on (batch 1)."""
+        """Turn 8-bit frames, [H, W, 3] or [T, H, W, 3], into the array that the network was trained on (batch 1).
+
+        For a network of one input; `prepare` serves those of several.
+        """
+        if len(self.inputs) > 1:
+            raise UsageError(
+                f"{self.manifest.name} has {len(self.inputs)} inputs and no single array for them",
+                "Call prepare, which gives them by name: model.run(model.prepare(frames)).",
+            )
+        return self.prepare(frames)[self.inputs[0].name]
+
+    def prepare(self, frames: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """Turn 8-bit frames into what `run` takes: every input by name, batch 1.
+
+        `frames` is an image [H, W, 3] or clip [T, H, W, 3]; for a network that compares images, a mapping of them by
+        input name: `model.prepare({"baseline": before, "followup": after})`.
+        """
         if self.manifest.preprocess is None:
             raise DeployError(
                 f"{self.manifest.name} ships no preprocessing",
                 "Prepare its inputs as in training: " + ", ".join(f"{t.name} {list(t.shape)}" for t in self.inputs),
             )
-        return preprocess.prepare(frames, self.manifest.preprocess)[None]
+        made = preprocess.prepare_inputs(frames, self.manifest.preprocess, self.inputs)
+        return {name: array[None] for name, array in made.items()}
 
     def close(self) -> None:
         """Give the engine's memory back. May be called twice."""

@@ -32,10 +32,34 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Classes:
-    """The outputs are scores of `count` exclusive classes over the last axis; the decision is the largest."""
+    """Scores of `count` exclusive classes over the last axis; the decision is the largest.
+
+    `of` names the outputs that hold them; empty: all whose last axis is `count` long.
+    """
 
     kind: ClassVar[str] = "classes"
     count: int
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """Scores of `count` labels over the last axis, each decided by itself: present from `threshold` on.
+
+    The threshold is in the output's own units: 0.5 of a probability, 0 of a logit. `of` as for Classes.
+    """
+
+    kind: ClassVar[str] = "multi_label"
+    count: int
+    threshold: float = 0.5
+    of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """The outputs are maps, a value a pixel or patch; there is no decision, distances judge."""
+
+    kind: ClassVar[str] = "dense_map"
 
 
 @dataclass(frozen=True)
@@ -45,7 +69,7 @@ class Features:
     kind: ClassVar[str] = "features"
 
 
-Task = Classes | Features
+Task = Classes | MultiLabel | DenseMap | Features
 
 
 @dataclass(frozen=True)
@@ -54,7 +78,8 @@ class Limit:
 
     `cosine` and `sqnr_db` are the least allowed over all held-out samples together; `max_relative` is the most allowed
     max |error| / max |reference|; `fp64_ratio` is the most allowed distance from an fp64 run in multiples of PyTorch
-    fp32's own distance from it; `agreement` is the least share of equal decisions.
+    fp32's own distance from it; `agreement` is the least share of equal decisions. `outputs` holds the limits of those
+    outputs, by name, that these do not fit: an attention map, a variance.
     """
 
     cosine: float | None = None
@@ -63,16 +88,24 @@ class Limit:
     fp64_ratio: float | None = None
     agreement: float | None = None
     reason: str = ""
+    outputs: Mapping[str, "Limit"] = field(default_factory=dict)
+
+    def of(self, output: str) -> "Limit":
+        """Return the limit of one output."""
+        return self.outputs.get(output, self)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How 8-bit frames become the array that the network was trained on.
+    """How 8-bit frames become the arrays that the network was trained on.
 
     Frames are sampled uniformly in time to `frames` (None: one image), the short side is resized to `short_side`
     pixels (None: left), the centre `crop` (height, width) is cut, values are divided by 255, then
     `(value - mean) / std` per channel. `antialias` filters when shrinking, as Pillow does; PyTorch's
     `interpolate`, which pytorchvideo uses, does not. `layout` is that of one sample, without its batch axis.
+
+    A network of several images (a pair of studies) has each go through the same. `pathways` is for a network that
+    looks at one clip several times: by input, how many of the clip's frames it takes, evenly spread.
     """
 
     crop: tuple[int, int]
@@ -82,6 +115,8 @@ class Preprocess:
     short_side: int | None = None
     frames: int | None = None
     antialias: bool = True
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    pathways: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
