@@ -1,8 +1,9 @@
 """Cast: rewrite a graph so that every tensor that fp16 can hold is fp16, with fp32 inputs and outputs.
 
 Promise: inputs and outputs stay fp32 under their names; nodes that saw values beyond a quarter of fp16's range in
-calibration, that ONNX defines for fp32 only, or that hold a body (If, Loop, Scan) stay fp32 and are listed in
-`kept_float` with the reason; Q/DQ nodes and their scales are the same numbers as before; node names and order are kept.
+calibration, that ONNX defines for fp32 only, that say so in their doc string (see split_norms), or that hold a body
+(If, Loop, Scan) stay fp32 and are listed in `kept_float` with the reason; Q/DQ nodes and their scales are the same
+numbers as before; node names and order are kept.
 
 Ours and not onnxconverter-common's `float16`: that one writes an invalid graph where an output of the graph is read
 inside, where a weight is shared with a node that stays fp32, and where an integer is cast to float; it needs time
@@ -22,6 +23,7 @@ from onnx import TensorProto
 from deploy_compile import onnx_graph
 from deploy_compile.results import Graph, Ranges
 from deploy_compile.retype import Retyping, half_slots
+from deploy_compile.split_norms import STAYS_FP32
 
 LARGEST = 65504.0 / 4  # of an fp16 tensor in calibration: the margin is for what calibration did not see
 
@@ -73,6 +75,8 @@ def _refusal(node: onnx.NodeProto, model: onnx.ModelProto, floats: set[str], rea
         return f"{node.op_type} holds a body, which stays fp32"
     if touched and not _takes_half(node, model, floats):
         return f"ONNX defines {node.op_type} for fp32 only"
+    if node.doc_string.startswith(STAYS_FP32):
+        return node.doc_string.removeprefix(STAYS_FP32)
     worst = max(touched, key=lambda name: reach.get(name, 0.0), default="")
     if reach.get(worst, 0.0) > LARGEST:
         return f"{worst} reaches {reach[worst]:.4g}, beyond a quarter of fp16's range ({LARGEST:.0f})"
