@@ -17,6 +17,7 @@ from deploy_compile import onnx_graph
 from deploy_compile.export import name_nodes, save
 from deploy_compile.results import Graph
 from deploy_compile.split_means import split_means
+from deploy_compile.split_norms import split_norms
 
 CHECK_SEED = 2002
 # max |simplified - raw| / max |raw|: folding a batch normalisation rounds each weight once more. resnet152 with
@@ -72,6 +73,7 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.metadata_props[:]
     name_nodes(model)
     split_means(model)
+    split_norms(model)  # second: it writes means that need no splitting
     return model
 
 
