@@ -3,27 +3,30 @@
 The outputs are logits: pytorchvideo's own head ends in a softmax, which is left out here.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deploy_recipes.networks.pytorchvideo_models import STRIDE, library, published, shorten, with_clip_features
 from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
-URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"  # as in pytorchvideo.models.hub.x3d
-DEPTH = 2.2  # depth factor of all but x3d_l
+FACTOR = 2.2  # the paper's depth factor, of all but x3d_l
+STEM_FRAMES = 5  # length of the stem's temporal kernel, the longest of the network
+WIDTH = 2048  # of the feature vector
+MEAN, STD = 0.45, 0.225
 
 # Training normalised with these and cropped `size` pixels from a short side that is `short_side` here (the least
 # of the training scales, arXiv:2004.04730 §4). pytorchvideo's hub page tests on that whole short side (182, 256).
 # pytorchvideo resizes with torch's interpolate, which does not filter.
 KINETICS = Preprocess(
     crop=(160, 160),
-    mean=(0.45, 0.45, 0.45),
-    std=(0.225, 0.225, 0.225),
+    mean=(MEAN,) * 3,
+    std=(STD,) * 3,
     layout="CTHW",
     short_side=182,
     frames=13,
@@ -31,41 +34,63 @@ KINETICS = Preprocess(
 )
 
 
-def network(*, num_classes: int, frames: int, size: int, depth: float = DEPTH) -> "nn.Module":
-    """Build an X3D for clips [batch, 3, frames, size, size] that gives logits [batch, num_classes]."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # at import, fvcore's
-        from pytorchvideo.models.x3d import create_x3d  # type: ignore[import-untyped]
+def network(
+    *,
+    num_classes: int,
+    frames: int,
+    size: int,
+    depth: int = 0,
+    channels: int = 3,
+    features: bool = False,
+    factor: float = FACTOR,
+) -> "nn.Module":
+    """Build an X3D for clips [batch, channels, frames, size, size] that gives logits [batch, num_classes].
 
-    net: nn.Module = create_x3d(
+    `factor` lengthens the paper's stages of 1, 2, 5 and 3 blocks; `depth` then bounds each (0: it does not). With
+    `features`, (logits, features [batch, 2048]).
+    """
+    net: nn.Module = library("x3d").create_x3d(
+        input_channel=channels,
         input_clip_length=frames,
         input_crop_size=size,
         model_num_class=num_classes,
-        depth_factor=depth,
-        head_activation=None,  # pyright: ignore[reportArgumentType]  # its own annotation forgets None
+        depth_factor=factor,
+        head_activation=None,
     )
-    return net
-
-
-def pretrained(file: str, **_params: object) -> Mapping[str, Any]:
-    """Return the Kinetics-400 state dict that pytorchvideo publishes. Raises OSError without a network."""
-    from torch.hub import load_state_dict_from_url
-
-    state: Mapping[str, Any] = load_state_dict_from_url(f"{URL}/{file}", map_location="cpu", weights_only=True)
-    return state["model_state"]  # type: ignore[no-any-return]
+    net = shorten(net, depth)
+    return with_clip_features(net) if features else net
 
 
 def shaped(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Fit clip length, frame size and number of classes. The short side keeps its proportion to the crop."""
-    frames, size, classes = values["frames"], values["size"], values["num_classes"]
+    """Fit clip length, frame size, channels, classes and features. The short side keeps its proportion to the crop.
+
+    Raises UsageError for a clip that the temporal kernels do not fit.
+    """
+    frames, size, classes, channels = values["frames"], values["size"], values["num_classes"], values["channels"]
+    least = STEM_FRAMES // 2 + 1
+    if frames < least:
+        raise UsageError(
+            f"--param frames={frames} is shorter than the temporal kernels of {recipe.name} need",
+            f"The stem looks {STEM_FRAMES // 2} frames back and ahead: give at least {least} frames, or the ends of "
+            "its kernel never see one.",
+        )
     standard = recipe.preprocess or KINETICS
     short_side = round((standard.short_side or size) * size / standard.crop[0])
+    logits = Tensor("logits", ("batch", classes), layout="NC")
+    vector = Tensor("features", ("batch", WIDTH), layout="NC")
     return replace(
         recipe,
-        inputs=(Tensor("video", ("batch", 3, frames, size, size), layout="NCTHW"),),
-        outputs=(Tensor("logits", ("batch", classes), layout="NC"),),
-        task=Classes(classes),
-        preprocess=replace(standard, frames=frames, crop=(size, size), short_side=short_side),
+        inputs=(Tensor("video", ("batch", channels, frames, size, size), layout="NCTHW"),),
+        outputs=(logits, vector) if values["features"] else (logits,),
+        task=Classes(classes, of=("logits",) if values["features"] else ()),
+        preprocess=replace(
+            standard,
+            frames=frames,
+            crop=(size, size),
+            short_side=short_side,
+            mean=(MEAN,) * channels,
+            std=(STD,) * channels,
+        ),
     )
 
 
@@ -73,8 +98,11 @@ def model(name: str, *, frames: int, size: int, short_side: int, **changed: Any)
     """Return one model of the family: what it is trained on, and what else differs from X3D-S."""
     params = (
         Param("num_classes", 400, "number of classes", range(2, 100_001)),
-        Param("frames", frames, "frames of a clip", range(1, 129)),
-        Param("size", size, "height and width in pixels; five halvings need at least 32", range(32, 1025)),
+        Param("frames", frames, "frames of a clip; the temporal kernels need at least 3", range(1, 129)),
+        Param("size", size, "height and width in pixels; five halvings need at least 32", range(STRIDE, 1025)),
+        Param("channels", 3, "colour channels of a frame", (1, 3)),
+        Param("depth", 0, "most blocks of a stage; 0: as published", range(26)),
+        Param("features", False, f"give the feature vector [batch, {WIDTH}] as a second output"),
     )
     preprocess = replace(KINETICS, frames=frames, crop=(size, size), short_side=short_side)
     recipe = replace(X3D, name=name, params=params, preprocess=preprocess, **changed)
@@ -92,21 +120,22 @@ X3D = Recipe(
     source="Feichtenhofer, X3D, arXiv:2004.04730; pytorchvideo 0.1.5 create_x3d",
     shaped=shaped,
     branch_ends=("blocks.*.res_blocks.*.branch2.norm_c",),
-    pretrained=partial(pretrained, "X3D_S.pyth"),
+    pretrained=partial(published, "X3D_S.pyth"),
     weights_from="Kinetics-400, pytorchvideo",
+    twin={"num_classes": "5", "frames": "4", "size": "64", "depth": "2"},
 )
 
 RECIPES = (
-    model("x3d_xs", frames=4, size=160, short_side=182, pretrained=partial(pretrained, "X3D_XS.pyth")),
+    model("x3d_xs", frames=4, size=160, short_side=182, pretrained=partial(published, "X3D_XS.pyth")),
     model("x3d_s", frames=13, size=160, short_side=182),
-    model("x3d_m", frames=16, size=224, short_side=256, pretrained=partial(pretrained, "X3D_M.pyth")),
+    model("x3d_m", frames=16, size=224, short_side=256, pretrained=partial(published, "X3D_M.pyth")),
     model(
         "x3d_l",
         frames=16,
         size=312,
         short_side=356,
         parameters=6_153_384,
-        network=partial(network, depth=5.0),
-        pretrained=partial(pretrained, "X3D_L.pyth"),
+        network=partial(network, factor=5.0),
+        pretrained=partial(published, "X3D_L.pyth"),
     ),
 )
