@@ -53,10 +53,18 @@ def build(
 
 
 def layers(model: Any, nodes: Mapping[str, str]) -> tuple[Layer, ...]:
-    """Map the operators of an optimised graph back onto the heavy `nodes` (name -> operator) by name."""
+    """Map the operators of an optimised graph back onto the heavy `nodes` (name -> operator), by their names."""
     types = _float_types(model)
-    found = {node.name: _precision(node, types) for node in model.graph.node if _kind(node)}
+    found = {_stem(node.name, nodes): _precision(node, types) for node in model.graph.node if _kind(node)}
     return tuple(Layer(node, op, found[node]) for node, op in nodes.items() if node in found)
+
+
+def _stem(name: str, nodes: Mapping[str, str]) -> str:
+    """Return the heavy node that a fused operator was made from: `/MatMul` of `/MatMul/MatMulScaleFusion/`."""
+    stem = name
+    while stem and stem not in nodes:
+        stem = stem.rpartition("/")[0]
+    return stem or name
 
 
 def _optimised(out: Path, graph: Path, provider: str, level: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy_compile.build import Refused, Unauditable
-from deploy_compile.heavy import heavy_nodes, heavy_outputs
+from deploy_compile.heavy import heavy_aliases, heavy_nodes
 from deploy_compile.results import Layer
 from deploy_runtime import backend_openvino
 from deploy_runtime.errors import DeployError
@@ -19,6 +19,9 @@ from deploy_runtime.spec import Batch, Tensor
 
 # The runtime model's types of layers that do heavy arithmetic.
 HEAVY_LAYERS = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul")
+# Those that do it only where they hold a matrix product: attention fused into one kernel. Other operators of the same
+# type bear names derived from a heavy node's, so that here only the node's own name counts.
+FUSED_LAYERS = ("Subgraph", "ScaledDotProductAttention", "ScaledDotProductAttentionWithKVCache")
 PRECISION_OF = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 WIDEST = ("fp32", "bf16", "fp16", "int8")  # the widest first
 
@@ -42,7 +45,7 @@ def build(
         raise Refused(error.message, error.fix) from error
     # The very engine that the device will run, which the runtime rightly keeps to itself.
     operators = session._request.get_compiled_model().get_runtime_model().get_ordered_ops()  # type: ignore[attr-defined]
-    return graph, layers([_facts(operator) for operator in operators], heavy_nodes(fp32), heavy_outputs(fp32))
+    return graph, layers([_facts(operator) for operator in operators], heavy_nodes(fp32), heavy_aliases(fp32))
 
 
 def _facts(operator: Any) -> dict[str, str]:
@@ -52,25 +55,32 @@ def _facts(operator: Any) -> dict[str, str]:
 
 
 def layers(
-    operators: Iterable[Mapping[str, str]], nodes: Mapping[str, str], outputs: Mapping[str, str]
+    operators: Iterable[Mapping[str, str]], nodes: Mapping[str, str], aliases: Mapping[str, str]
 ) -> tuple[Layer, ...]:
     """Map the compiled layers back onto the heavy `nodes` (name -> operator); one that is not found is left out.
 
     A layer lists the operators fused into it: an ONNX node by its name, by that name and a suffix (`/WithoutBiases`,
-    which the importer adds where it splits off a bias), or, at the end of the graph, by its output tensor
-    (`outputs`: tensor -> node).
+    which the importer adds where it splits off a bias), or by another name that it goes by once it is fused with its
+    bias (`aliases`: name -> node).
     """
     found: dict[str, str] = {}
     for operator in operators:
-        if operator["layerType"] not in HEAVY_LAYERS:
+        originals = operator["originalLayersNames"].split(",")
+        if operator["layerType"] in FUSED_LAYERS:
+            named = set(nodes).intersection(originals)
+        elif operator["layerType"] in HEAVY_LAYERS:
+            named = _named(originals, nodes, aliases)
+        else:
+            continue
+        if not named:
             continue
         precision = _precision(operator)
-        for node in _named(operator["originalLayersNames"].split(","), nodes, outputs):
+        for node in named:
             found[node] = min(found.get(node, precision), precision, key=WIDEST.index)
     return tuple(Layer(node, op, found[node]) for node, op in nodes.items() if node in found)
 
 
-def _named(originals: Iterable[str], nodes: Mapping[str, str], outputs: Mapping[str, str]) -> set[str]:
+def _named(originals: Iterable[str], nodes: Mapping[str, str], aliases: Mapping[str, str]) -> set[str]:
     named: set[str] = set()
     for original in originals:
         stem = original
@@ -78,8 +88,8 @@ def _named(originals: Iterable[str], nodes: Mapping[str, str], outputs: Mapping[
             stem = stem.rpartition("/")[0]
         if stem:
             named.add(stem)
-        elif original in outputs:
-            named.add(outputs[original])
+        elif original in aliases:
+            named.add(aliases[original])
     return named
 
 

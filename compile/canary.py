@@ -35,6 +35,13 @@ def canaries(out: Path, graph: Graph, recipe: Recipe) -> Canaries:  # noqa: ARG0
     samples = [synthetic.sample(recipe, SEED, i) for i in range(BATCH)]
     session = _session(graph.path)
     together = _run(session, samples)
+    for tensor in recipe.outputs:
+        if together[tensor.name].shape != tensor.at(BATCH):
+            raise GateError(
+                f"{recipe.name}: {tensor.name} has the shape {list(together[tensor.name].shape)} at batch {BATCH} and "
+                f"should have {list(tensor.at(BATCH))}",
+                "Correct the outputs of the recipe, or look for reshapes that fold the batch into another axis.",
+            )
     permuted = _run(session, [samples[i] for i in ORDER])
     alone = {name: np.concatenate([_run(session, [s])[name] for s in samples]) for name in together}
     found = Canaries(

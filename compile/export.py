@@ -51,7 +51,7 @@ def export(out: Path, loaded: Loaded, recipe: Recipe, exporter: str = "torchscri
                 f"{recipe.name} cannot be exported with {exporter}: {str(error).strip().splitlines()[0]}",
                 f"Set exporter={_other(exporter)!r} in the recipe, or write that layer with other operators.",
             ) from error
-    _pack(scratch, path)
+    _pack(scratch, path, recipe)
     return describe(path, recipe)
 
 
@@ -148,9 +148,17 @@ def _write(net: nn.Module, examples: tuple[torch.Tensor, ...], recipe: Recipe, e
     )  # fmt: skip
 
 
-def _pack(scratch: Path, path: Path) -> None:
-    """Move an export and its weight files into one graph file, or two above 2 GiB."""
+def _pack(scratch: Path, path: Path, recipe: Recipe) -> None:
+    """Move an export and its weight files into one graph file, or two above 2 GiB.
+
+    Sizes of outputs that the exporter could not follow through a reshape are those of the recipe; the canaries see
+    whether that is true.
+    """
     model = onnx.load(scratch / "raw.onnx")
+    for tensor, value in zip(recipe.outputs, model.graph.output, strict=True):
+        for promised, dim in zip(tensor.shape, value.type.tensor_type.shape.dim, strict=False):
+            if isinstance(promised, int) and dim.HasField("dim_param"):
+                dim.dim_value = promised
     for file in scratch.iterdir():
         file.unlink()
     scratch.rmdir()

@@ -16,9 +16,20 @@ def heavy_nodes(graph: Path) -> Mapping[str, str]:
     return {node.name: node.op_type for node in _heavy(graph)}
 
 
-def heavy_outputs(graph: Path) -> Mapping[str, str]:
-    """Return the name of every heavy node by its output tensor."""
-    return {node.output[0]: node.name for node in _heavy(graph)}
+def heavy_aliases(graph: Path) -> Mapping[str, str]:
+    """Return the other names that a heavy node goes by where it was fused with its bias, each with the node's name.
+
+    They are its output tensor, and name and output tensor of the Add of a constant that follows it.
+    """
+    model = onnx.load(graph, load_external_data=False)
+    links = onnx_graph.links(model)
+    aliases: dict[str, str] = {}
+    for node in onnx_graph.heavy_nodes(model):
+        aliases[node.output[0]] = node.name
+        readers = links.consumers.get(node.output[0], ())
+        if len(readers) == 1 and readers[0].op_type == "Add" and any(i in links.constants for i in readers[0].input):
+            aliases |= {readers[0].name: node.name, readers[0].output[0]: node.name}
+    return aliases
 
 
 def _heavy(graph: Path) -> list[onnx.NodeProto]:

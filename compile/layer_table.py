@@ -7,6 +7,7 @@ none. The traps: a convolution's ONNX node is also named by the small `kgen` ker
 say nothing about the convolution itself; and a tiny matrix product may have no other layer than such a kernel.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,19 +22,23 @@ _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*)\], "
     r"Outputs: \[(?P<outputs>.*)\], TacticName: .*?, StreamId: \d+(?:, EventId: \d+)?, Metadata: ?(?P<metadata>.*)"
 )
-_TENSOR = re.compile(r"Dimensions: \[[\d,-]*\],.*?Datatype: (\w+)")
+_TENSOR = re.compile(r"Dimensions: \[([\d,-]*)\],.*?Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One compiled layer: its type, the data types of its inputs and constants, the ONNX nodes it came from."""
+    """One compiled layer: its type, the data types of its inputs and constants, the ONNX nodes it came from.
+
+    `matrix` is the type of its largest constant with more than one axis: its weights. Empty where it has none.
+    """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
     nodes: tuple[str, ...]
+    matrix: str = ""
 
 
 def rows(messages: Iterable[str]) -> tuple[Row, ...]:
@@ -50,18 +55,24 @@ def _row(line: str) -> Row:
     match = _LINE.fullmatch(line)
     if match is None:
         raise ValueError(f"a line of the layer table is not as expected: {line[:200]}")
-    inputs, constants = (tuple(_TENSOR.findall(match[part])) for part in ("inputs", "constants"))
-    for part, found in (("inputs", inputs), ("constants", constants)):
+    tensors = {part: _TENSOR.findall(match[part]) for part in ("inputs", "constants")}
+    for part, found in tensors.items():
         if len(found) != match[part].count("Datatype: "):
             raise ValueError(f"the {part} of {match['name']} in the layer table are not as expected")
-    return Row(match["name"], match["kind"], inputs, constants, tuple(_NODE.findall(match["metadata"])))
+    inputs, constants = (tuple(kind for _, kind in found) for found in tensors.values())
+    sizes = [([int(size) for size in dims.split(",") if size], kind) for dims, kind in tensors["constants"]]
+    matrices = [(math.prod(dims), kind) for dims, kind in sizes if sum(size > 1 for size in dims) > 1]
+    matrix = max(matrices, default=(0, ""))[1]
+    return Row(match["name"], match["kind"], inputs, constants, tuple(_NODE.findall(match["metadata"])), matrix)
 
 
 def precisions(table: Sequence[Row], nodes: Iterable[str]) -> Mapping[str, str]:
     """Return the precision that each of the ONNX `nodes` got; a node that no layer names is left out.
 
     It is that of the activation a layer reads: `int8` only where its weights, too, are 8 bits wide. A node whose only
-    layers are pointwise kernels gets the widest type that the first of them with two operands reads.
+    layers are pointwise kernels gets the type of the weights that the first of them with two operands reads (a kernel
+    that normalises, casts and multiplies reads fp32 and multiplies in fp16), or the widest type where there are none,
+    or where only the weights are 8 bits wide.
     """
     wanted = set(nodes)
     owners: dict[str, list[Row]] = {}
@@ -78,6 +89,8 @@ def _precision(own: Sequence[Row]) -> str:
     else:
         product = next((row for row in own if len(row.inputs) + len(row.constants) > 1), own[0])
         types = [*product.inputs, *product.constants]
+        if product.matrix and (product.matrix != "Int8" or "Int8" in product.inputs):
+            types = [product.matrix]
     unknown = sorted(set(types) - set(PRECISION_OF))
     if unknown:
         raise ValueError(f"the layer table names a data type that is not known here: {', '.join(unknown)}")

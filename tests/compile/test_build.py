@@ -3,13 +3,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from deploy_compile import build as building
 from deploy_compile import parity_run
 from deploy_compile.audit import audit
 from deploy_compile.build import build
 from deploy_compile.build_openvino import layers
+from deploy_compile.heavy import heavy_aliases
 from deploy_compile.results import Built, Graph, Layer
 from deploy_compile.sample_files import paths
 from deploy_compile.targets import Target, get
@@ -147,14 +148,36 @@ def test_openvino_layers_are_found_under_all_their_names() -> None:
         operator("Convolution", "/b/Conv,/c/Conv,/relu", "bf16"),  # two convolutions in one layer
         operator("FullyConnected", "logits", "f32"),  # the last one goes by its output
         operator("Reorder", "/a/Conv", "f32"),  # moves values only
+        operator("Subgraph", "/q/MatMul,/q/Softmax,/v/MatMul,/q/Transpose", "bf16"),  # attention in one kernel
+        operator("Subgraph", "/a/Conv/scaled", "f32"),  # pointwise, with a name derived from a convolution's
     ]
     nodes = {"/a/Conv": "Conv", "/b/Conv": "Conv", "/c/Conv": "Conv", "/head": "Gemm", "/absent": "Conv"}
+    nodes |= {"/q/MatMul": "MatMul", "/v/MatMul": "MatMul"}
     assert layers(operators, nodes, {"logits": "/head"}) == (
         Layer("/a/Conv", "Conv", "int8"),
         Layer("/b/Conv", "Conv", "bf16"),
         Layer("/c/Conv", "Conv", "bf16"),
         Layer("/head", "Gemm", "fp32"),
+        Layer("/q/MatMul", "MatMul", "bf16"),
+        Layer("/v/MatMul", "MatMul", "bf16"),
     )
+
+
+def test_a_product_is_known_by_its_bias(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"], "/fc/MatMul"),
+        helper.make_node("Add", ["b", "xw"], ["y"], "/fc/Add"),
+        helper.make_node("MatMul", ["y", "w"], ["yw"], "/last/MatMul"),
+        helper.make_node("Add", ["y", "yw"], ["z"], "/residual"),
+    ]
+    weights = [
+        numpy_helper.from_array(np.ones((4, 4), np.float32), "w"),
+        numpy_helper.from_array(np.ones(4, np.float32), "b"),
+    ]
+    toys.save(tmp_path / "g.onnx", nodes, weights, [("x", ["batch", 4])], [("z", ["batch", 4])])
+    assert heavy_aliases(tmp_path / "g.onnx") == {
+        "xw": "/fc/MatMul", "/fc/Add": "/fc/MatMul", "y": "/fc/MatMul", "yw": "/last/MatMul",
+    }  # fmt: skip
 
 
 def test_nodes_without_a_name_of_their_own_cannot_be_audited(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_large_graphs_keep_all_weights_in_one_file_beside(tmp_path: Path, monkey
 def test_a_simplifier_that_changes_answers_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toys.conv_graph(tmp_path / "toy.onnx")
 
-    def harm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+    def harm(model: onnx.ModelProto, skipped_optimizers: object) -> tuple[onnx.ModelProto, bool]:
         last = model.graph.initializer[-1]
         last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) + np.float32(0.5), last.name))
         return model, True

@@ -56,8 +56,8 @@ def test_a_log_without_a_table_is_an_error() -> None:
         rows(["Layers: none", "built"])
 
 
-def row(kind: str, inputs: tuple[str, ...], constants: tuple[str, ...] = (), nodes: tuple[str, ...] = ("c",)) -> Row:
-    return Row("l", kind, inputs, constants, nodes)
+def row(kind: str, inputs: tuple[str, ...], constants: tuple[str, ...] = (), matrix: str = "") -> Row:
+    return Row("l", kind, inputs, constants, ("c",), matrix)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,10 @@ def row(kind: str, inputs: tuple[str, ...], constants: tuple[str, ...] = (), nod
         ([row("gemm", ("Int8", "Int8"))], "int8"),  # two activations
         ([row("correlation", ("Int8",), ("Int8",)), row("gemm", ("Half",), ("Half",))], "fp16"),  # the widest of two
         ([row("kgen", ("Float",)), row("kgen", ("Half",), ("Half",))], "fp16"),  # only pointwise: the product decides
+        # normalises in fp32, casts, multiplies by weights of fp16
+        ([row("kgen", ("Float", "Float"), ("Half", "Half"), "Half")], "fp16"),
+        ([row("kgen", ("Float",), ("Float", "Int8"), "Int8")], "fp32"),  # weights dequantized: not INT8
+        ([row("kgen", ("Int8",), ("Float", "Int8"), "Int8")], "int8"),
         ([row("runtime_fusion", ("BFloat16",), ("BFloat16",))], "bf16"),
     ],
 )
