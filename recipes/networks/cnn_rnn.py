@@ -1,0 +1,144 @@
+"""A convolutional network for each frame, a recurrent one over the frames, a linear classifier.
+
+Source: the seed documents' `CNN_LSTM` and `CNN_GRU` (a score a clip) and `resnet50_lstm` … `efficientnet_b5_gru` (a
+score a frame). State-dict names:
+
+    backbone.*          torchvision's own without its classifier: backbone.conv1.weight, backbone.layer4.0.bn3.bias;
+                        of an EfficientNet backbone.features.0.0.weight
+    rnn.*               torch.nn.LSTM's or GRU's: rnn.weight_ih_l0, rnn.bias_hh_l1, rnn.weight_ih_l0_reverse
+    attention.0.*, .2.* the two Linear layers that score a frame, where attention is on
+    classifier.*        the last Linear
+
+`features` looks at each frame by itself and `head` is cheap: a stream keeps the recurrent state and runs the backbone
+once a frame. The trap: a reshape whose feature size is not a literal breaks where batch and time are both dynamic.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Summary = Literal["frames", "ends", "last", "mean"]
+
+DROPOUT = 0.3  # of the documents, between recurrent layers and before the classifier; not there in eval mode
+ATTENTION_SHRINK = 4  # the attention's hidden layer is so many times narrower than what it looks at
+
+
+def build_backbone(name: str, *, depth: int = 0, channels: int = 3) -> tuple[nn.Module, int]:
+    """Return torchvision's `name` without its classifier, frames [N, channels, H, W] to [N, width], and its width.
+
+    `depth` keeps at most that many blocks of each stage (0: all). Takes resnet18 … resnet152 and efficientnet_b5.
+    """
+    from torchvision.models import get_model  # type: ignore[import-untyped]
+
+    net: nn.Module = get_model(name, weights=None)
+    residual = name.startswith("resnet")
+    holder = net if residual else net.get_submodule("features")
+    stages = [f"layer{i}" for i in range(1, 5)] if residual else [str(i) for i in range(1, 8)]
+    if depth:
+        for stage in stages:
+            blocks = holder.get_submodule(stage)
+            holder.set_submodule(stage, nn.Sequential(*list(blocks.children())[:depth]))
+    head, stem = ("fc", "conv1") if residual else ("classifier", "features.0.0")
+    last = [part for part in net.get_submodule(head).modules() if isinstance(part, nn.Linear)][-1]
+    net.set_submodule(head, nn.Identity())
+    if channels != 3:
+        net.set_submodule(stem, _stem(net.get_submodule(stem), channels))
+    return net, last.in_features
+
+
+def _stem(old: nn.Module, channels: int) -> nn.Conv2d:
+    """Return the same convolution for another number of input channels."""
+    if not isinstance(old, nn.Conv2d):
+        raise TypeError(f"the stem is a {type(old).__name__}, not a Conv2d")
+    kernel, stride, padding = (old.kernel_size, old.stride, old.padding)
+    return nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=old.bias is not None)  # type: ignore[arg-type]
+
+
+class FrameEncoder(nn.Module):
+    """What networks over a frame backbone share: `features`, frames [B, T, C, H, W] to [B·T, width]."""
+
+    def __init__(self, backbone: str, *, depth: int, channels: int) -> None:
+        super().__init__()
+        self.backbone, self.width = build_backbone(backbone, depth=depth, channels=channels)
+
+    def features(self, frames: Tensor) -> Tensor:
+        """Run the backbone on every frame by itself: [B, T, C, H, W] to [B·T, width]."""
+        out: Tensor = self.backbone(frames.reshape(-1, *frames.shape[2:]))
+        return out
+
+    def feature_sequence(self, frames: Tensor) -> Tensor:
+        """Return the documents' `extract_features`: [B, T, C, H, W] to [B, T, width]."""
+        return self.features(frames).reshape(frames.shape[0], frames.shape[1], self.width)
+
+
+class CNNRNN(FrameEncoder):
+    """Frames [B, T, C, H, W] to logits: [B, T, num_classes] with summary `frames`, else [B, num_classes].
+
+    `summary` says what of the recurrent outputs the classifier reads: each frame's (`frames`), the final state of each
+    direction (`ends`), the last frame's output in both directions (`last`: of the backward direction that is its first
+    step; the usual `output[:, -1]`), or the `mean` over frames. With `attention` a clip is read through weights over
+    its frames instead, and each frame of `frames` has that weighted sum added; the weights [B, T] become the second
+    output. With `gives_features` the backbone's features [B, T, width] come last.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        cell: Literal["lstm", "gru"],
+        *,
+        num_classes: int,
+        hidden_dim: int = 512,
+        num_layers: int = 2,
+        bidirectional: bool = False,
+        attention: bool = False,
+        summary: Summary = "frames",
+        depth: int = 0,
+        channels: int = 3,
+        gives_features: bool = False,
+    ) -> None:
+        super().__init__(backbone, depth=depth, channels=channels)
+        self.summary: Summary = summary
+        self.hidden_dim = hidden_dim
+        self.gives_features = gives_features
+        kind = nn.LSTM if cell == "lstm" else nn.GRU
+        self.rnn = kind(
+            self.width,
+            hidden_dim,
+            num_layers,
+            batch_first=True,
+            dropout=DROPOUT if num_layers > 1 else 0.0,  # it is between layers
+            bidirectional=bidirectional,
+        )
+        wide = hidden_dim * (2 if bidirectional else 1)
+        narrow = max(wide // ATTENTION_SHRINK, 1)
+        self.attention = nn.Sequential(nn.Linear(wide, narrow), nn.Tanh(), nn.Linear(narrow, 1)) if attention else None
+        self.dropout = nn.Dropout(DROPOUT)
+        self.classifier = nn.Linear(wide, num_classes)
+
+    def forward(self, frames: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits, or (logits, attention weights where they are on, features where they are asked for)."""
+        features = self.feature_sequence(frames)
+        logits, *others = self.head(features)
+        if self.gives_features:
+            others.append(features)
+        return (logits, *others) if others else logits
+
+    def head(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Turn features [B, T, width] into (logits,), or (logits, attention weights [B, T])."""
+        outputs, _ = self.rnn(features)
+        if self.attention is None:
+            return (self.classifier(self.dropout(self._summarised(outputs))),)
+        weights = torch.softmax(self.attention(outputs), dim=1)  # [B, T, 1]
+        context = (weights * outputs).sum(dim=1)  # [B, wide]
+        read = outputs + context.unsqueeze(1) if self.summary == "frames" else context
+        return self.classifier(self.dropout(read)), weights.squeeze(-1)
+
+    def _summarised(self, outputs: Tensor) -> Tensor:
+        if self.summary == "frames":
+            return outputs
+        if self.summary == "mean":
+            return outputs.mean(dim=1)
+        if self.summary == "last" or not self.rnn.bidirectional:
+            return outputs[:, -1]
+        return torch.cat([outputs[:, -1, : self.hidden_dim], outputs[:, 0, self.hidden_dim :]], dim=-1)
