@@ -48,10 +48,8 @@ def fit(state: State, network: nn.Module, label: str) -> State:
     network was found. Raises MismatchError with the missing, unexpected and misshapen keys.
     """
     wanted = dict(network.state_dict())
-    stripped = max(
-        (_strip(state, prefix) for prefix in _prefixes()),
-        key=lambda candidate: sum(name in wanted for name in candidate),
-    )
+    prefix = max(_prefixes(), key=lambda prefix: sum(name in wanted for name in _strip(state, prefix)))
+    stripped = _with_head(_strip(state, prefix), wanted, state, prefix)
     mismatch = Mismatch.between(stripped, wanted)
     if mismatch:
         raise MismatchError(label, mismatch)
@@ -207,6 +205,30 @@ def _renamed(state: State, keys: Path) -> State:
         for name in hits:
             renamed[new + name[len(old) :]] = renamed.pop(name)
     return renamed
+
+
+def _with_head(stripped: State, wanted: Mapping[str, Tensor], state: State, prefix: str) -> State:
+    """Add a head that stands beside the backbone's wrapper under another name: `backbone.layer4…` and `classifier.1.…`.
+
+    Only where the network lacks nothing but one layer, and beside the wrapper stands exactly one that has its
+    parameters: of its shapes, or the only one at all.
+    """
+    missing = {name for name in wanted if name not in stripped and not name.endswith("num_batches_tracked")}
+    layer = {name.rpartition(".")[0] for name in missing}
+    if not prefix or len(layer) != 1 or not missing:
+        return stripped
+    head = layer.pop()
+    outer = prefix.removesuffix("backbone.")
+    beside = {name: value for name, value in state.items() if name.startswith(outer) and not name.startswith(prefix)}
+    found = {name.rpartition(".")[0] for name in beside}
+    heads = [
+        {name: beside[f"{other}{name[len(head) :]}"] for name in missing}
+        for other in found
+        if all(f"{other}{name[len(head) :]}" in beside for name in missing)
+    ]
+    fitting = [values for values in heads if all(values[name].shape == wanted[name].shape for name in missing)]
+    chosen = fitting or heads
+    return stripped | chosen[0] if len(chosen) == 1 else stripped
 
 
 def _prefixes() -> list[str]:

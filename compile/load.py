@@ -90,6 +90,8 @@ def _published(recipe: Recipe, values: Mapping[str, Any]) -> checkpoint.State:
 def _fitting(
     state: checkpoint.State, net: nn.Module, label: str, recipe: Recipe, values: Mapping[str, Any]
 ) -> checkpoint.State:
+    if recipe.adapt is not None:
+        state = dict(recipe.adapt(state))
     try:
         return checkpoint.fit(state, net, label)
     except checkpoint.MismatchError as error:
@@ -116,15 +118,14 @@ def _other_parameter(mismatch: checkpoint.Mismatch, recipe: Recipe, values: Mapp
 
 
 def _other_recipe(state: checkpoint.State, recipe: Recipe) -> str:
-    """Return which recipe of the same family the keys are those of; networks are built without memory to see."""
-    for name in names():
-        other = get(name)
-        if other.family != recipe.family or name == recipe.name:
-            continue
+    """Return which recipe the keys are those of, its own family first; networks are built without memory to see."""
+    others = [get(name) for name in names() if name != recipe.name]
+    for other in sorted(others, key=lambda other: other.family != recipe.family):
+        name = other.name
         with torch.device("meta"):
             net = _network(other, other.values({}))
         try:
-            checkpoint.fit(state, net, name)
+            checkpoint.fit(dict(other.adapt(state)) if other.adapt else state, net, name)
         except checkpoint.MismatchError as error:
             if error.mismatch.missing or error.mismatch.unexpected or len(error.mismatch.misshapen) > 2:  # head w and b
                 continue

@@ -173,3 +173,21 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         checkpoint.read(tmp_path / "a.pt")
     with pytest.raises(DeployError, match="is a folder"):
         checkpoint.read(tmp_path)
+
+
+def test_a_head_beside_the_backbone_is_found() -> None:
+    net = nn.Sequential()
+    net.add_module("layer4", nn.Linear(3, 4))
+    net.add_module("fc", nn.Linear(4, 2))
+    plain = net.state_dict()
+    wrapped = {f"backbone.{name}": value for name, value in plain.items() if name.startswith("layer4")}
+    head = {"classifier.1.weight": plain["fc.weight"], "classifier.1.bias": plain["fc.bias"]}
+    for state in ({**wrapped, **head}, {f"module.{name}": value for name, value in (wrapped | head).items()}):
+        fitted = checkpoint.fit(state, net, "wrapped")
+        assert all(torch.equal(fitted[name], plain[name]) for name in plain)
+    two = {**wrapped, **head, "aux.weight": plain["fc.weight"], "aux.bias": plain["fc.bias"]}
+    with pytest.raises(DeployError, match=r"missing: fc\.weight"):
+        checkpoint.fit(two, net, "two heads")
+    other = {**wrapped, "classifier.weight": torch.zeros(5, 4), "classifier.bias": torch.zeros(5)}
+    with pytest.raises(DeployError, match=r"fc\.weight is \[5, 4\] and should be \[2, 4\]"):
+        checkpoint.fit(other, net, "another number of classes")
