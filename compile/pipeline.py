@@ -4,7 +4,7 @@ Each stage runs through the cache (`run`): a second run does no work, a killed o
 promises is checked when it hands its result over (`promises.check`), so that a breach names the stage.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from deploy_compile.audit import audit
 from deploy_compile.build import build
@@ -20,7 +20,7 @@ from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
-from deploy_compile.results import Audited, Built, Graph, Outcome, Parity, Ranges, Reference, Speeds
+from deploy_compile.results import Audited, Built, Graph, Loaded, Outcome, Parity, Ranges, Reference, Samples, Speeds
 from deploy_compile.samples import collect
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
@@ -34,8 +34,33 @@ GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
 BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
 
 
+@dataclass(frozen=True)
+class Verified:
+    """Every candidate built, audited and measured against PyTorch; not timed yet. `engines` and `rows` go together."""
+
+    loaded: Loaded
+    samples: Samples
+    torch: Reference
+    graphs: tuple[Graph, ...]
+    engines: tuple[Built, ...]
+    rows: tuple[Candidate, ...]
+
+
 def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     """Compile one recipe. Raises DeployError for bad input and GateError where no candidate passes every gate."""
+    made = verify(recipe, options, run)
+    passing = [engine for engine, row in zip(made.engines, made.rows, strict=True) if row.status == "passed"]
+    speeds = run(measure, passing, made.loaded, recipe, made.samples, options.batch, options.threads)
+    rows = [timed(row, speeds) for row in made.rows]
+    choice = choose(rows, options.require, options.asked)
+    shipped = run(
+        bundle, options, recipe, made.loaded, made.samples, made.torch, made.graphs, made.engines, rows, choice
+    )
+    return Outcome(recipe.name, tuple(rows), choice, shipped)
+
+
+def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
+    """Build every candidate and find out which of them answers as PyTorch does. Raises DeployError for bad input."""
     threads, batch, capabilities = options.threads, options.batch, options.compute_capabilities
     loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys)
     samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
@@ -59,13 +84,8 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
         run(parity, engine, graph, recipe, samples, torch, batch, threads)
         for engine, graph in zip(engines, sources, strict=True)
     ]
-    rows = [judged(recipe, torch, *measured) for measured in zip(engines, audits, drifts, strict=True)]
-    passing = [engine for engine, row in zip(engines, rows, strict=True) if row.status == "passed"]
-    speeds = run(measure, passing, loaded, recipe, samples, batch, threads)
-    rows = [timed(row, speeds) for row in rows]
-    choice = choose(rows, options.require, options.asked)
-    made = run(bundle, options, recipe, loaded, samples, torch, tuple(graphs.values()), engines, rows, choice)
-    return Outcome(recipe.name, tuple(rows), choice, made)
+    rows = tuple(judged(recipe, torch, *measured) for measured in zip(engines, audits, drifts, strict=True))
+    return Verified(loaded, samples, torch, tuple(graphs.values()), tuple(engines), rows)
 
 
 def typed(run: Stages, fp32: Graph, ranges: Ranges | None, recipe: Recipe, options: Options) -> list[Graph]:
