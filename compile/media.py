@@ -1,8 +1,9 @@
 """A user's folder of images, clips and arrays: which files there are, whose they are, and what is in each.
 
-Everything is decoded to 8-bit RGB frames, one window of one file at a time. Sources matter: frames of one patient look
-alike, so what measures drift must come from other patients than what set the ranges. Where the folder has subfolders,
-each is a source (a patient) with all files under it; a file beside them, or in a flat folder, is a source by itself.
+Everything is decoded to 8-bit frames, RGB or (DICOM) grey, one window of one file at a time. Sources matter: frames of
+one patient look alike, so what measures drift must come from other patients than what set the ranges. Where the folder
+has subfolders, each is a source (a patient) with all files under it; a file beside them, or in a flat folder, is a
+source by itself.
 The trap: a file's name may be a patient's. It is said only in an error about that very file, never kept.
 """
 
@@ -16,12 +17,13 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_compile import dicom
 from deploy_runtime.errors import DeployError
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 ARRAYS = frozenset({".npy", ".npz"})
-READS = "png, jpg, bmp, tif, webp, mp4, avi, mov, mkv, webm, mpg, wmv, npy, npz"
+READS = "png, jpg, bmp, tif, webp, mp4, avi, mov, mkv, webm, mpg, wmv, npy, npz, and DICOM with the extra `dicom`"
 # Most frames from one taken frame to the next in a window: the sampling rate X3D-S was trained with
 # (pytorchvideo's hub: 13 frames, every 6th). A window of a long operation is then seconds, not the whole of it.
 STRIDE = 6
@@ -45,7 +47,7 @@ def sources(folder: Path) -> list[Source]:
     groups: dict[str, list[Path]] = {}
     others: set[str] = set()
     for path in _files(folder):
-        if path.suffix.lower() in IMAGES | VIDEOS | ARRAYS:
+        if _readable_kind(path):
             groups.setdefault(path.relative_to(folder).parts[0], []).append(path)
         else:
             others.add(path.suffix.lower() or "no ending")
@@ -56,17 +58,18 @@ def sources(folder: Path) -> list[Source]:
 
 
 def windows(path: Path, frames: int | None, most: int) -> Iterator[Frames]:
-    """Yield up to `most` windows of an image or a video: `[H, W, 3]` for an image network (`frames` None), else
-    `[frames, H, W, 3]`, evenly spread over the file, none overlapping.
+    """Yield up to `most` windows of an image, a video or a DICOM file: `[H, W, 3]` for an image network (`frames`
+    None), else `[frames, H, W, 3]`, evenly spread over the file, none overlapping. Grey DICOM has one channel.
 
     Raises DeployError for a file that cannot be decoded, is too short, or is an image where a clip is needed.
     """
-    if path.suffix.lower() in IMAGES:
-        if frames is not None:
-            raise DeployError(f"{path} is one image, and the network takes clips of {frames} frames", "Give videos.")
+    if path.suffix.lower() in VIDEOS:
+        yield from _video(path, frames, most)
+    elif path.suffix.lower() in IMAGES:
+        _takes_one(path, frames)
         yield _image(path)
-        return
-    yield from _video(path, frames, most)
+    else:
+        yield from _dicom(path, frames, most)
 
 
 def arrays(path: Path) -> dict[str, Array]:
@@ -92,6 +95,31 @@ def _files(folder: Path) -> list[Path]:
     places = os.walk(folder, onerror=refuse)
     found = [Path(place) / name for place, _, names in places for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _readable_kind(path: Path) -> bool:
+    """Whether a file is of a kind that can be read; DICOM is known by its mark too: its files often have no ending."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGES | VIDEOS | ARRAYS | dicom.SUFFIXES:
+        return True
+    with _readable(path):
+        return dicom.marked(path)
+
+
+def _takes_one(path: Path, frames: int | None) -> None:
+    if frames is not None:
+        raise DeployError(f"{path} is one image, and the network takes clips of {frames} frames", "Give videos.")
+
+
+def _dicom(path: Path, frames: int | None, most: int) -> Iterator[Frames]:
+    def choose(total: int) -> list[list[int]]:
+        if total == 1:
+            _takes_one(path, frames)
+        return _spread(total, frames, most, path)
+
+    with _readable(path):
+        for shown in dicom.read(path, choose):
+            yield shown[0] if frames is None else shown
 
 
 def _image(path: Path) -> Frames:

@@ -51,13 +51,13 @@ def test_images_are_rgb(tmp_path: Path) -> None:
 def test_a_folder_must_hold_something_to_read(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="no files"):
         media.sources(tmp_path)
-    (tmp_path / "scan.dcm").write_bytes(b"")
-    with pytest.raises(DeployError, match=r"only files of other kinds \(\.dcm\)"):
+    (tmp_path / "scan.raw").write_bytes(b"")
+    with pytest.raises(DeployError, match=r"only files of other kinds \(\.raw\)"):
         media.sources(tmp_path)
     with pytest.raises(DeployError, match="does not exist"):
         media.sources(tmp_path / "none")
     with pytest.raises(DeployError, match="is a file"):
-        media.sources(tmp_path / "scan.dcm")
+        media.sources(tmp_path / "scan.raw")
 
 
 def truncated(path: Path) -> Path:
