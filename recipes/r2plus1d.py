@@ -131,7 +131,7 @@ def shaped(standard: Preprocess, width: int, recipe: Recipe, values: Mapping[str
 
 
 def model(name: str, standard: Preprocess, least_size: int, width: int, **stated: Any) -> Recipe:
-    """Return one depth: its library's preprocessing, the smallest frame, the features' length and what else it states."""
+    """Return one depth: its library's preprocessing, the smallest frame, the features' length, what else it states."""
     recipe = Recipe(
         name=name,
         family="r2plus1d",
@@ -140,10 +140,8 @@ def model(name: str, standard: Preprocess, least_size: int, width: int, **stated
         task=Classes(400),
         params=(
             Param("num_classes", 400, "number of classes", range(2, 100_001)),
-            Param("frames", FRAMES, "frames of a clip; the temporal kernels need at least 2", range(LEAST_FRAMES, 257)),
-            Param(
-                "size", standard.crop[0], f"height and width in pixels, at least {least_size}", range(least_size, 1025)
-            ),
+            Param("frames", FRAMES, "frames of a clip; kernels of 3 need at least 2", range(LEAST_FRAMES, 257)),
+            Param("size", standard.crop[0], "height and width in pixels", range(least_size, 1025)),
             Param("channels", 3, "colour channels of a frame", (1, 3)),
             Param("depth", 0, "most blocks of a stage; 0: as published", range(7)),
             Param("features", False, f"give the feature vector [batch, {width}] as a second output"),

@@ -140,9 +140,7 @@ SLOWFAST = Recipe(
     source="Feichtenhofer et al., SlowFast, arXiv:1812.03982; pytorchvideo 0.1.5 create_slowfast (8x8)",
     params=(
         Param("num_classes", 400, "number of classes", range(2, 100_001)),
-        Param(
-            "frames", FRAMES, "frames of a clip, a multiple of 4: the slow path sees a fourth of them", range(8, 257)
-        ),
+        Param("frames", FRAMES, "frames of a clip, a multiple of 4: the slow path sees one in 4", range(8, 257)),
         Param("size", SIZE, "height and width in pixels; five halvings need at least 32", range(STRIDE, 1025)),
         Param("channels", 3, "colour channels of a frame", (1, 3)),
         Param("single_input", False, "take one clip, `video`, and sample the slow path inside the graph"),
