@@ -12,37 +12,16 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+from memory import watched
 
 from deploy_compile.machine import facts, versions
 
 RESULTS = Path(__file__).parent / "results" / "compile_time"
 WARM_RUNS = 5
-EVERY_S = 0.2
-
-
-def descendants(pid: int) -> list[int]:
-    found = [pid]
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = tasks.read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            found += descendants(int(child))
-    return found
-
-
-def proportional_bytes(pid: int) -> int:
-    try:
-        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:  # it ended meanwhile
-        return 0
-    match = re.search(r"^Pss:\s+(\d+) kB", told, re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
 
 
 def run(recipe: str, place: Path) -> dict[str, object]:
@@ -55,25 +34,14 @@ def run(recipe: str, place: Path) -> dict[str, object]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    peak, done = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(EVERY_S):
-            peak = max(peak, sum(map(proportional_bytes, descendants(process.pid))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    _, said = process.communicate()
+    _, said, peak_gib = watched(process)
     seconds = time.monotonic() - begun
-    done.set()
-    watcher.join()
     if process.returncode:
         raise SystemExit(said)
     stages: dict[str, float] = {}
     for name, spent in re.findall(r"✓ (.+?) ([\d.]+) s", said):
         stages[name] = round(stages.get(name, 0.0) + float(spent), 1)
-    return {"seconds": round(seconds, 2), "peak_gib": round(peak / 2**30, 2), "stages_s": stages}
+    return {"seconds": round(seconds, 2), "peak_gib": peak_gib, "stages_s": stages}
 
 
 def main(recipe: str) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from deploy_compile.results import Benched
 from deploy_recipes.recipe import Recipe
-from deploy_runtime.spec import Candidate, Classes, Drift, Tensor
+from deploy_runtime.spec import Candidate, Classes, DenseMap, Drift, Features, MultiLabel, Tensor
 
 USUAL_SAMPLES = 16  # held out; fewer where PyTorch is slow or the folder holds fewer, and that is said
 MARKS = {
@@ -147,31 +147,39 @@ def tensor_text(tensor: Tensor) -> str:
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> Table:
-    """One line a recipe."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "family", "parameters", "inputs", "outputs"):
-        table.add_column(heading, justify="right" if heading == "parameters" else "left", overflow="fold")
-    for recipe in recipes:
-        table.add_row(
-            recipe.name,
-            recipe.family,
-            f"{recipe.parameters / 1e6:.1f} M",
-            escape("\n".join(tensor_text(tensor).replace(", ", ",") for tensor in recipe.inputs)),
-            escape("\n".join(tensor_text(tensor).replace(", ", ",") for tensor in recipe.outputs)),
-        )
+    """One line a recipe, under the name of its family. Fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("recipe", "parameters", "takes", "gives"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left", no_wrap=True)
+    for family in dict.fromkeys(recipe.family for recipe in recipes):
+        table.add_row(f"[bold]{family}[/]")
+        for recipe in recipes:
+            if recipe.family == family:
+                takes, gives = ("\n".join(map(_short, tensors)) for tensors in (recipe.inputs, recipe.outputs))
+                table.add_row(f"  {recipe.name}", f"{recipe.parameters / 1e6:.1f} M", takes, gives)
     return table
+
+
+def _short(tensor: Tensor) -> str:
+    """A tensor without its batch axis: `video 3×13×160×160`."""
+    return f"{tensor.name} {'×'.join(map(str, tensor.shape[1:]))}"
 
 
 def print_recipe(console: Console, recipe: Recipe) -> None:
     """All that a recipe says, for `show`."""
-    console.print(f"[bold]{recipe.name}[/]  {recipe.family} family, {recipe.parameters:,} parameters")
+    also = f", also {', '.join(recipe.aliases)}" if recipe.aliases else ""
+    console.print(f"[bold]{recipe.name}[/]{also}  {recipe.family} family, {recipe.parameters:,} parameters")
     console.print(escape(recipe.source), highlight=False)
     rows: list[tuple[str, str]] = []
     rows += [("input", f"{tensor_text(tensor)} {tensor.dtype} {tensor.layout}") for tensor in recipe.inputs]
-    rows += [("output", f"{tensor_text(tensor)} {tensor.dtype}, {_meaning(recipe)}") for tensor in recipe.outputs]
+    rows += [
+        ("output", f"{tensor_text(tensor)} {tensor.dtype}, {_meaning(tensor, recipe)}") for tensor in recipe.outputs
+    ]
     if recipe.preprocess:
         how = recipe.preprocess
-        frames = f"{how.frames} frames sampled uniformly, " if how.frames else ""
+        each = "each of them: " if len(recipe.inputs) > 1 and not how.pathways else ""
+        frames = f"{each}{how.frames} frames sampled uniformly, " if how.frames else each
+        frames += "".join(f"{count} of them for {name}, " for name, count in how.pathways.items())
         side = f"short side to {how.short_side} px, " if how.short_side else ""
         constants = f"/255, mean {list(how.mean)}, std {list(how.std)}"
         rows.append(("preprocessing", f"{frames}{side}centre crop {how.crop[0]}x{how.crop[1]}, {constants}"))
@@ -179,10 +187,13 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
     for precision, limit in recipe.limits.items():
         stated = {
             "cosine ≥": limit.cosine, "SQNR dB ≥": limit.sqnr_db, "relative error ≤": limit.max_relative,
-            "x own distance from fp64 ≤": limit.fp64_ratio, "top-1 ≥": limit.agreement,
+            "x own distance from fp64 ≤": limit.fp64_ratio, "decisions agree ≥": limit.agreement,
         }  # fmt: skip
         text = ", ".join(f"{name} {value:g}" for name, value in stated.items() if value is not None)
         rows.append((f"limit {precision}", text + (f" ({limit.reason})" if limit.reason else "")))
+    if recipe.labels:
+        rows.append(("labels", ", ".join(recipe.labels)))
+    rows.append(("weights", recipe.weights_from or "nobody publishes any: give your own"))
     rows += [("stays float", f"{keep.nodes}: {keep.reason}") for keep in recipe.keep_float]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
@@ -193,6 +204,17 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
     console.print(f"compile it:  deploy-compile recipe {recipe.name} --int8", highlight=False)
 
 
-def _meaning(recipe: Recipe) -> str:
-    task = recipe.task
-    return f"scores of {task.count} classes (not probabilities)" if isinstance(task, Classes) else "a feature vector"
+def _meaning(tensor: Tensor, recipe: Recipe) -> str:
+    """What an output says, for someone who did not write the network."""
+    task, size = recipe.task, tensor.shape[-1]
+    each = " for each frame" if "T" in tensor.layout else ""
+    if isinstance(task, (Classes, MultiLabel)) and size == task.count and tensor.name in (task.of or (tensor.name,)):
+        kind = "probabilities" if tensor.name == "probabilities" else "scores (not probabilities)"
+        if isinstance(task, MultiLabel):
+            return f"{kind} of {task.count} labels{each}, each present from {task.threshold:g} on"
+        return f"{kind} of {task.count} classes{each}"
+    if isinstance(task, DenseMap):
+        return "a map, one value a place"
+    if tensor.name == "features" or isinstance(task, Features):
+        return f"a feature vector of {size} values{each}"
+    return f"beside the {'labels' if isinstance(task, MultiLabel) else 'classes'}, decides nothing"

@@ -1,0 +1,171 @@
+"""Every recipe at full size through the whole pipeline, and the page that says what came of it.
+
+    python benchmarks/recipes.py                  all of them, small ones first; hours on two cores
+    python benchmarks/recipes.py x3d_s resnet50   these
+    python benchmarks/recipes.py --page           docs/recipes.md again, from the results that stand
+
+Each recipe is `deploy-compile recipe NAME --int8 --fp16`, in a process and a cache of its own, and leaves
+benchmarks/results/recipes/NAME.json. A result that stands is kept until it is deleted or asked for with --again, so
+that a run that was cut short goes on where it was. A recipe that fails leaves a result that says so.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from memory import watched
+from recipes_page import write_page
+
+import deploy_recipes
+from deploy_compile.machine import facts
+from deploy_recipes import Recipe
+from deploy_runtime.data import encode
+from deploy_runtime.errors import DeployError
+from deploy_runtime.machine import physical_cores
+from deploy_runtime.spec import Candidate
+
+RESULTS = Path(__file__).parent / "results" / "recipes"
+LAST_WORDS = 300  # characters of what a crashed run said last
+
+
+def commit() -> str:
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Compile one recipe in a process of its own; its result, or the reason why there is none."""
+    begun, at = time.monotonic(), commit()
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        process = subprocess.Popen(
+            [sys.executable, __file__, name, "--into", str(result)],
+            env={**os.environ, "DEPLOY_CACHE": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        _, said, peak_gib = watched(process)
+        if result.exists():
+            made = json.loads(result.read_text())
+        else:
+            made = {"failed": f"the run ended with {process.returncode}: {' '.join(said.split())[-LAST_WORDS:]}"}
+    recipe = deploy_recipes.get(name)
+    return {
+        **described(recipe),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": at,
+        "machine": dict(facts()),
+        "threads": physical_cores(),
+        "seconds": round(time.monotonic() - begun, 1),
+        "peak_gib": peak_gib,
+        **made,
+    }
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "family": recipe.family,
+        "source": recipe.source,
+        "parameters": recipe.parameters,
+        "inputs": encode(recipe.inputs),
+        "outputs": encode(recipe.outputs),
+    }
+
+
+def compile_into(name: str, path: Path) -> None:
+    """Compile one recipe here and write what was measured. A gate that fails is a result."""
+    from deploy_compile.cache import Stages
+    from deploy_compile.options import Options, fitted
+    from deploy_compile.pipeline import compile_recipe
+
+    cache, spent = Path(os.environ["DEPLOY_CACHE"]), defaultdict[str, float](float)
+
+    def finished(stage: str, _detail: str, seconds: float | None) -> None:
+        spent[stage] += seconds or 0.0
+
+    options = Options(name, fp16=True, int8=True, threads=physical_cores())
+    found: dict[str, Any] = {}
+    try:
+        outcome = compile_recipe(fitted(options), options, Stages(cache, lambda *_: None, finished))
+        found |= {
+            "failed": "",
+            "verdict": outcome.choice.sentence,
+            "chosen": outcome.rows[outcome.choice.chosen].name,
+            "candidates": [row_of(row) for row in outcome.rows],
+        }
+    except DeployError as error:
+        found["failed"] = error.message
+    found |= graph_facts(next(iter((cache / "stages").glob("simplify-*/fp32.onnx")), None))
+    path.write_text(json.dumps({**found, "stages_s": {stage: round(s, 1) for stage, s in spent.items()}}))
+
+
+def graph_facts(graph: Path | None) -> dict[str, Any]:
+    import onnx
+
+    from deploy_compile.macs import macs
+
+    if graph is None:
+        return {}
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return {
+        "nodes": len(nodes),
+        "operators": sorted({node.op_type for node in nodes}),
+        "gmacs": round(sum(macs(graph).values()) / 1e9, 3),
+    }
+
+
+def row_of(row: Candidate) -> Mapping[str, Any]:
+    """A candidate as the page needs it: what became of it, its worst output, what ran in which precision, its speed."""
+    worst = min(row.drift, key=lambda drift: drift.sqnr_db, default=None)
+    return {
+        "name": row.name,
+        "backend": row.backend,
+        "precision": row.precision,
+        "status": row.status,
+        "reason": row.reason,
+        "emulated": row.emulated,
+        "drift": encode(worst),
+        "layers": dict(row.coverage.layers) if row.coverage else {},
+        "macs": dict(row.coverage.macs) if row.coverage else {},
+        "speed": encode(row.speed),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", help="names (default: all)")
+    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.into:
+        compile_into(given.recipes[0], given.into)
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    wanted = sorted(given.recipes or deploy_recipes.names(), key=lambda name: deploy_recipes.get(name).parameters)
+    for name in () if given.page else wanted:
+        path = RESULTS / f"{name}.json"
+        if path.exists() and not given.again:
+            continue
+        result = measure(name)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(path)
+        print(f"{name}: {result['failed'] or result['verdict']} ({result['seconds']:.0f} s)", flush=True)
+    write_page(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
