@@ -1,17 +1,24 @@
-"""ResNet for images. He et al., arXiv:1512.03385; architecture and ImageNet weights of torchvision."""
+"""ResNet for images. He et al., arXiv:1512.03385; architecture and ImageNet weights of torchvision.
+
+Any image of 1 pixel and more goes through, also 28 x 28 (MedMNIST): five stages halve, each rounding up. timm's
+checkpoints of the same names have the same keys.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_recipes.networks import torchvision_images as images
+from deploy_recipes.recipe import Classes, Preprocess, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
 SIZE = 224
 SHORT_SIDE = 256  # of a 224 crop, as torchvision's ImageClassification transform has it for IMAGENET1K_V1
+STEM, HEAD = "conv1", "fc"
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 IMAGENET = Preprocess(
     crop=(SIZE, SIZE),
@@ -22,73 +29,78 @@ IMAGENET = Preprocess(
 )
 
 
-def network(name: str, *, num_classes: int, size: int) -> "nn.Module":  # noqa: ARG001 (any size: the pool adapts)
-    """Build torchvision's `name` for images [batch, 3, size, size] that gives logits [batch, num_classes]."""
+def network(
+    name: str,
+    *,
+    num_classes: int,
+    size: int,  # noqa: ARG001 (any size: the pool adapts)
+    channels: int = 3,
+    depth: int = 0,
+    features: bool = False,
+) -> "nn.Module":
+    """Build torchvision's `name` for images [batch, channels, size, size].
+
+    It gives logits [batch, num_classes], with `features` also what reaches `fc`, [batch, 512 or 2048]. `depth` keeps
+    the first blocks of each stage.
+    """
+    from torch import nn
     from torchvision.models import get_model  # type: ignore[import-untyped]
 
     net: nn.Module = get_model(name, weights=None, num_classes=num_classes)
-    return net
+    for stage in STAGES if depth else ():
+        blocks = net.get_submodule(stage)
+        assert isinstance(blocks, nn.Sequential)
+        net.set_submodule(stage, blocks[:depth])
+    return images.finish(net, stem=STEM, channels=channels, head=HEAD, features=features)
 
 
-def pretrained(name: str, **_params: object) -> Mapping[str, Any]:
+def pretrained(name: str, *, channels: int = 3, **_params: object) -> Mapping[str, Any]:
     """Return torchvision's first ImageNet state dict. Raises OSError without a network.
 
     The second (IMAGENET1K_V2) was trained for a short side of 232 and is not what the preprocessing here says.
     """
-    from torchvision.models import get_model_weights
-
-    state: Mapping[str, Any] = get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True)
-    return state
+    return images.published(name, stem=STEM, channels=channels)
 
 
-def shaped(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Fit image size and number of classes. The short side keeps its proportion to the crop."""
-    size, classes = values["size"], values["num_classes"]
-    return replace(
-        recipe,
-        inputs=(Tensor("image", ("batch", 3, size, size), layout="NCHW"),),
-        outputs=(Tensor("logits", ("batch", classes), layout="NC"),),
-        task=Classes(classes),
-        preprocess=replace(IMAGENET, crop=(size, size), short_side=round(SHORT_SIDE * size / SIZE)),
-    )
+def model(name: str, parameters: int, *, branch_end: str, width: int, deepest: int, twin_depth: int) -> Recipe:
+    """Return one depth.
 
-
-def model(name: str, parameters: int, branch_end: str) -> Recipe:
-    """Return one depth; `branch_end` is the last normalisation of its blocks."""
-    return replace(
+    branch_end: the last normalisation of its blocks.    width: of what reaches the classifier.
+    deepest: blocks of its longest stage.    twin_depth: so many that a block without a projection is among them.
+    """
+    recipe = replace(
         RESNET,
         name=name,
         parameters=parameters,
         network=partial(network, name),
         pretrained=partial(pretrained, name),
+        params=images.params(SIZE, 1, deepest, "blocks of a stage"),
+        shaped=partial(images.fit, native=IMAGENET, width=width),
         branch_ends=(f"layer*.{branch_end}",),
+        twin={"depth": str(twin_depth), "size": "64", "num_classes": "8"},
     )
+    return recipe.fitted(recipe.values({}))
 
 
-RESNET = shaped(
-    Recipe(
-        name="resnet",
-        family="resnet",
-        network=network,
-        inputs=(),
-        outputs=(),
-        task=Classes(1000),
-        parameters=0,
-        source="He et al., arXiv:1512.03385; torchvision.models",
-        params=(
-            Param("num_classes", 1000, "number of classes", range(2, 100_001)),
-            Param("size", SIZE, "height and width in pixels; five halvings need at least 32", range(32, 2049)),
-        ),
-        shaped=shaped,
-        weights_from="ImageNet-1k (IMAGENET1K_V1), torchvision",
-    ),
-    {"num_classes": 1000, "size": SIZE},
+RESNET = Recipe(
+    name="resnet",
+    family="resnet",
+    network=network,
+    inputs=(),
+    outputs=(),
+    task=Classes(1000),
+    parameters=0,
+    source="He et al., arXiv:1512.03385; torchvision.models",
+    weights_from="ImageNet-1k (IMAGENET1K_V1), torchvision",
 )
 
+basic = partial(model, branch_end="bn2", width=512, twin_depth=1)
+bottleneck = partial(model, branch_end="bn3", width=2048, twin_depth=2)
+
 RECIPES = (
-    model("resnet18", 11_689_512, "bn2"),
-    model("resnet34", 21_797_672, "bn2"),
-    model("resnet50", 25_557_032, "bn3"),
-    model("resnet101", 44_549_160, "bn3"),
-    model("resnet152", 60_192_808, "bn3"),
+    basic("resnet18", 11_689_512, deepest=2),
+    basic("resnet34", 21_797_672, deepest=6),
+    bottleneck("resnet50", 25_557_032, deepest=6),
+    bottleneck("resnet101", 44_549_160, deepest=23),
+    bottleneck("resnet152", 60_192_808, deepest=36),
 )
