@@ -148,9 +148,9 @@ def tensor_text(tensor: Tensor) -> str:
 
 def recipes_table(recipes: Sequence[Recipe]) -> Table:
     """One line a recipe, under the name of its family. Fits 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("recipe", "parameters", "takes", "gives"):
-        table.add_column(heading, justify="right" if heading == "parameters" else "left", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    for heading in ("recipe", "params", "takes", "gives"):
+        table.add_column(heading, justify="right" if heading == "params" else "left", no_wrap=True)
     for family in dict.fromkeys(recipe.family for recipe in recipes):
         table.add_row(f"[bold]{family}[/]")
         for recipe in recipes:
@@ -189,6 +189,8 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
             "cosine ≥": limit.cosine, "SQNR dB ≥": limit.sqnr_db, "relative error ≤": limit.max_relative,
             "x own distance from fp64 ≤": limit.fp64_ratio, "decisions agree ≥": limit.agreement,
         }  # fmt: skip
+        if isinstance(recipe.task, (DenseMap, Features)):
+            del stated["decisions agree ≥"]
         text = ", ".join(f"{name} {value:g}" for name, value in stated.items() if value is not None)
         rows.append((f"limit {precision}", text + (f" ({limit.reason})" if limit.reason else "")))
     if recipe.labels:
