@@ -8,14 +8,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from deploy_compile import terminal
+from deploy_compile import terminal, uncertainty
 from deploy_compile.bundle import check_target, deliver, report
 from deploy_compile.cache import Stages
 from deploy_compile.options import DEFAULT_TARGETS, Options, fitted, parse_batch, parse_params
 from deploy_compile.progress import Progress
 from deploy_compile.results import Outcome
 from deploy_runtime import device_cache
-from deploy_runtime.errors import DeployError
+from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.spec import Batch
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16")
@@ -33,11 +33,18 @@ ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Set one of the recipe's parameters.")
 @click.option("--batch", default="1", show_default=True, metavar="N|MIN:OPT:MAX", help="Batch size the engines serve.")
 @click.option("--calibration", type=click.Path(path_type=Path),
-              help="Folder of images, videos, .npy or .npz that gives the INT8 ranges and the held-out samples. "
+              help="Folder of images, videos, DICOM, .npy or .npz that gives the INT8 ranges and the held-out samples. "
                    "Without it both are synthetic.")  # fmt: skip
 @click.option("--calibration-algorithm", "algorithm", type=click.Choice(ALGORITHMS), default="auto", show_default=True,
               help="How a tensor's INT8 range is chosen from its histogram.")  # fmt: skip
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class label a line, in order.")
+@click.option("--temperature", type=float, metavar="T",
+              help="Divide the logits by T > 0, fitted on held-out data: calibrated probabilities.")  # fmt: skip
+@click.option("--ensemble", metavar="A.pt,B.pt,…",
+              help="Two or more checkpoints in one graph; gives probabilities, entropy and variance.")  # fmt: skip
+@click.option("--mc-dropout", "dropout", metavar="N[:RATE]",
+              help="N fixed dropout masks on what reaches the head, of the network's own rate or of RATE; gives "
+                   "probabilities, entropy and variance.")  # fmt: skip
 @click.option("--ship-samples", is_flag=True, help="Ship real held-out samples as the golden set. Default: synthetic.")
 @click.option("--target", "targets", multiple=True, default=DEFAULT_TARGETS, show_default=True,
               help="Where it will run: cpu, rtx, cuda. May be given again.")  # fmt: skip
@@ -103,6 +110,9 @@ def read_options(
     targets: tuple[str, ...],
     threads: int | None,
     exporter: str | None,
+    temperature: float | None,
+    ensemble: str | None,
+    dropout: str | None,
     **same: Any,
 ) -> Options:
     """Turn what click read into Options, refusing what can be refused before any work."""
@@ -113,7 +123,12 @@ def read_options(
     deploy_recipes.resolve(ref)
     for name in targets:
         get(name)
-    if same["weights"] not in ("seeded", "pretrained"):
+    how, members = uncertainty.parse(temperature, ensemble, dropout)
+    if members and same["weights"] != "seeded":
+        raise UsageError("--ensemble and --weights both name checkpoints", "Leave --weights out: --ensemble names all.")
+    if members:
+        same["weights"] = members
+    elif same["weights"] not in ("seeded", "pretrained"):
         same["weights"] = path = Path(same["weights"])
         if not path.exists():
             raise DeployError(f"there is no checkpoint at {path}", "Give --weights a file, 'pretrained' or 'seeded'.")
@@ -126,5 +141,6 @@ def read_options(
         compute_capabilities=capabilities,
         threads=threads or physical_cores(),
         exporter=exporter or "",
+        uncertainty=how,
         **same,
     )

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from deploy_compile import checkpoint, seeded
+from deploy_compile import checkpoint, heads, seeded
 from deploy_compile.fingerprint import file_digest
 from deploy_compile.results import Loaded
+from deploy_compile.uncertainty import Uncertainty
 from deploy_recipes import Recipe, get, names, resolve
 from deploy_runtime.errors import DeployError
 
@@ -22,26 +23,27 @@ WEIGHTS = "weights.safetensors"
 
 
 def load(
-    out: Path, recipe: Recipe, ref: str, params: Mapping[str, str], weights: str | Path, keys: Path | None
+    out: Path,
+    recipe: Recipe,
+    ref: str,
+    params: Mapping[str, str],
+    weights: str | Path | tuple[Path, ...],
+    keys: Path | None,
+    uncertainty: Uncertainty = Uncertainty(),  # noqa: B008 - frozen
 ) -> Loaded:
     """Build the network that `ref` and `params` name with `weights` (`seeded`, `pretrained` or a path) into `out`.
 
-    `recipe` is what `ref` and `params` resolve to; given, so that a change of it is another result to the cache.
+    Several paths are the members of an ensemble, one network. `recipe` is what `ref` and `params` resolve to; given, so
+    that a change of it is another result to the cache.
 
     Raises UsageError for a wrong recipe or parameter and DeployError for weights that cannot be read or do not fit.
     """
     values = recipe.values(params)
     if keys and weights in ("seeded", "pretrained"):
         raise DeployError(f"--keys renames the keys of a file, and the weights are {weights}", "Drop --keys.")
-    if weights == "seeded":
-        net = seeded.build(recipe, lambda: _network(recipe, values))
-    else:
-        state = _published(recipe, values) if weights == "pretrained" else checkpoint.read(Path(weights), keys)
-        net = _network(recipe, values)
-        label = (
-            f"the published weights of {recipe.name}" if weights == "pretrained" else f"{weights} does not fit {ref}"
-        )
-        net.load_state_dict(_fitting(state, net, label, recipe, values))
+    files = weights if isinstance(weights, tuple) else (weights,)
+    nets = [_filled(recipe, ref, values, each, keys) for each in files]
+    net = nets[0] if uncertainty == Uncertainty() else heads.tried(nets, resolve(ref).fitted(values), uncertainty)
     net.float().eval()
     path = out / WEIGHTS
     save_model(net, str(path))
@@ -51,16 +53,30 @@ def load(
         weights=path,
         sha256=file_digest(path),
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        origin="file" if isinstance(weights, Path) else weights,
+        origin=weights if isinstance(weights, str) else "file",
+        uncertainty=uncertainty,
     )
 
 
 def module(loaded: Loaded) -> nn.Module:
     """Return the network of a load stage: eval mode, fp32, on the CPU, no gradients."""
     recipe = resolve(loaded.ref)
-    net = _network(recipe, recipe.values(loaded.params))
+    values = recipe.values(loaded.params)
+    nets = [_network(recipe, values) for _ in range(loaded.uncertainty.members)]
+    net = heads.wrapped(nets, recipe.fitted(values), loaded.uncertainty)
     load_model(net, str(loaded.weights), strict=True)
     return net.float().eval().requires_grad_(False)
+
+
+def _filled(recipe: Recipe, ref: str, values: Mapping[str, Any], weights: str | Path, keys: Path | None) -> nn.Module:
+    """Return one network with its weights."""
+    if weights == "seeded":
+        return seeded.build(recipe, lambda: _network(recipe, values))
+    state = _published(recipe, values) if weights == "pretrained" else checkpoint.read(Path(weights), keys)
+    net = _network(recipe, values)
+    label = f"the published weights of {recipe.name}" if weights == "pretrained" else f"{weights} does not fit {ref}"
+    net.load_state_dict(_fitting(state, net, label, recipe, values))
+    return net
 
 
 def _network(recipe: Recipe, values: Mapping[str, Any]) -> nn.Module:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from deploy_compile import uncertainty
+from deploy_compile.uncertainty import Uncertainty
 from deploy_recipes import resolve
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError, UsageError
@@ -15,11 +17,11 @@ LARGEST_BATCH = 4096
 
 @dataclass(frozen=True)
 class Options:
-    """Everything `deploy-compile recipe` takes. `weights` is `seeded`, `pretrained` or a path."""
+    """Everything `deploy-compile recipe` takes. `weights` is `seeded`, `pretrained`, a path, or an ensemble's paths."""
 
     ref: str
     params: Mapping[str, str] = field(default_factory=dict)
-    weights: str | Path = "seeded"
+    weights: str | Path | tuple[Path, ...] = "seeded"
     keys: Path | None = None
     fp16: bool = False
     int8: bool = False
@@ -33,6 +35,7 @@ class Options:
     batch: Batch = Batch()  # noqa: RUF009 - frozen
     threads: int = 1
     exporter: str = ""
+    uncertainty: Uncertainty = Uncertainty()  # noqa: RUF009 - frozen
     strict: bool = False
 
     @property
@@ -50,7 +53,7 @@ class Options:
         """The options as the manifest records them. Never a path: a folder's name may be a patient's."""
         return {
             "params": " ".join(f"{k}={v}" for k, v in sorted(self.params.items())),
-            "weights": "file" if isinstance(self.weights, Path) else self.weights,
+            "weights": self.weights if isinstance(self.weights, str) else "file",
             "precisions": " ".join(("fp32", "bf16", *self.asked)),
             "require": self.require or "",
             "calibration": "folder" if self.calibration else "synthetic",
@@ -59,6 +62,7 @@ class Options:
             "compute_capabilities": " ".join(self.compute_capabilities),
             "batch": f"{self.batch.least}:{self.batch.best}:{self.batch.most}",
             "threads": str(self.threads),
+            "uncertainty": self.uncertainty.said(),
             "exporter": self.exporter or "the recipe's",
         }
 
@@ -92,7 +96,7 @@ def fitted(options: Options) -> Recipe:
     recipe = resolve(options.ref)
     if options.strict and options.int8 and options.calibration is None:
         raise UsageError("--strict refuses synthetic calibration", "Give --calibration DIR with real samples.")
-    recipe = recipe.fitted(recipe.values(options.params))
+    recipe = uncertainty.fitted(recipe.fitted(recipe.values(options.params)), options.uncertainty)
     return recipe if options.labels is None else replace(recipe, labels=read_labels(options.labels, recipe))
 
 

@@ -62,7 +62,7 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
 def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     """Build every candidate and find out which of them answers as PyTorch does. Raises DeployError for bad input."""
     threads, batch, capabilities = options.threads, options.batch, options.compute_capabilities
-    loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys)
+    loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys, options.uncertainty)
     samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
     torch = run(reference, loaded, recipe, samples, threads)
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy_compile.uncertainty import Uncertainty
 from deploy_runtime.spec import (
     Backend,
     Calibration,
@@ -23,7 +24,10 @@ from deploy_runtime.spec import (
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network with its weights fixed: `ref` and `params` name the architecture, `weights` is a safetensors file."""
+    """A network with its weights fixed: `ref` and `params` name the architecture, `weights` is a safetensors file.
+
+    With `uncertainty` it is several members in one, or one with its logits divided.
+    """
 
     ref: str
     params: Mapping[str, str]
@@ -31,6 +35,7 @@ class Loaded:
     sha256: str
     parameters: int
     origin: str
+    uncertainty: Uncertainty = Uncertainty()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
     """
     if not isinstance(recipe.task, (Classes, MultiLabel)):
         return
-    heads = [part for part in module.modules() if _gives(part) == recipe.task.count]
+    heads = [part for part in module.modules() if gives(part) == recipe.task.count]
     if not heads:
         return
     head = heads[-1]
@@ -163,7 +163,7 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
             bias[row] += level - direction @ centre
 
 
-def _gives(part: nn.Module) -> int:
+def gives(part: nn.Module) -> int:
     """Return how many scores a layer gives at each place; 0 for a layer that mixes places."""
     if isinstance(part, nn.Linear):
         return part.out_features
