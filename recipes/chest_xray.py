@@ -62,8 +62,8 @@ def chexnet(*, num_classes: int, size: int, channels: int, depth: int, features:
     from torch import nn
     from torchvision.models import DenseNet  # type: ignore[import-untyped]
 
-    layers = tuple(min(count, depth) if depth else count for count in DENSENET_121)
-    net: nn.Module = DenseNet(32, layers, 64, num_classes=num_classes)
+    first, second, third, fourth = (min(count, depth or count) for count in DENSENET_121)
+    net: nn.Module = DenseNet(32, (first, second, third, fourth), 64, num_classes=num_classes)
     if channels != 3:
         stem = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         net.get_submodule("features").conv0 = stem
