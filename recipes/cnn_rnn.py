@@ -1,9 +1,8 @@
-"""CNN-RNN: a 2-D network for each frame of a clip, an LSTM or GRU over the frames.
+"""CNN-RNN: an image network for each frame of a clip, an LSTM or GRU over the frames.
 
 `cnn_lstm`, `cnn_gru`: one answer a clip (seed document 000, surgical skill). `resnet50_lstm` … `efficientnet_b5_gru`:
 one answer a frame (document 001, phases of an operation). networks/cnn_rnn.py says the state-dict names.
-The trap: `summary` and `bidirectional` change the answer and `summary` not one key, so that a checkpoint cannot tell
-what it was trained with.
+The trap: `summary` changes the answer and not one key, so that a checkpoint cannot tell what it was trained with.
 """
 
 import re
@@ -12,26 +11,46 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
-from deploy_recipes.resnet import IMAGENET, SHORT_SIDE, SIZE
+from deploy_recipes import efficientnet, resnet
+from deploy_recipes.recipe import Classes, Param, Recipe, Tensor
 from deploy_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
 FRAMES = 16  # document 001; 000 states none
-WIDTHS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}
-WIDTHS |= {"efficientnet_b5": 2048}
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+BACKBONES = {recipe.name: recipe for recipe in (*resnet.RECIPES, *efficientnet.RECIPES)}
 _CELL = re.compile(r"(^|\.)(?:lstm|gru)\.(?=(?:weight|bias)_(?:ih|hh)_l\d)")
 
 
-def network(cell: str, *, summary: str = "frames", features: bool, **values: Any) -> "nn.Module":
-    """Build a network for clips [batch, frames, channels, size, size]; see networks/cnn_rnn.py for what it gives."""
+def network(cell: str, *, backbone: str, depth: int, channels: int, **values: Any) -> "nn.Module":
+    """Build a network for clips [batch, frames, channels, size, size]; networks/cnn_rnn.py says what it gives."""
     from deploy_recipes.networks.cnn_rnn import CNNRNN
 
-    values = {name: value for name, value in values.items() if name not in ("frames", "size")}  # any: the pool adapts
-    return CNNRNN(cell=cell, summary=summary, gives_features=features, **values)  # type: ignore[arg-type]
+    features = values.pop("features")
+    rest = {name: value for name, value in values.items() if name not in ("frames", "size")}  # any: the pool adapts
+    return CNNRNN(*encoder(backbone, depth, channels), cell, gives_features=features, **rest)  # type: ignore[arg-type]
+
+
+def encoder(backbone: str, depth: int, channels: int) -> "tuple[nn.Module, int]":
+    """Return torchvision's network without its classifier, images [N, channels, H, W] to [N, width], and its width."""
+    from torch import nn
+
+    recipe = BACKBONES[backbone]
+    net = recipe.network(**recipe.values({"depth": str(depth), "channels": str(channels)}))
+    net.set_submodule(resnet.HEAD if recipe.family == "resnet" else efficientnet.HEAD, nn.Identity())
+    return net, width(backbone)
+
+
+def width(backbone: str) -> int:
+    """Return how many features a backbone gives of a frame."""
+    return int(image(backbone, features=True).outputs[-1].shape[-1])
+
+
+def image(name: str, **values: Any) -> Recipe:
+    """Return the recipe of an image network fitted to some of its parameters. Raises UsageError as it does."""
+    recipe = BACKBONES[name]
+    return recipe.fitted(recipe.values({key: str(value) for key, value in values.items()}))
 
 
 def adapt(state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -39,115 +58,105 @@ def adapt(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return {_CELL.sub(r"\1rnn.", name): value for name, value in state.items()}
 
 
-def branch_ends(backbone: str) -> tuple[str, ...]:
-    """Return the last normalisation of each residual branch of a backbone, inside `backbone`.
-
-    The first block of an EfficientNet's stage has no way around it, so nothing there is damped.
-    """
-    if backbone.startswith("efficientnet"):
-        return ("backbone.features.1.[1-9].block.2.1", "backbone.features.[2-7].[1-9].block.3.1")
-    return ("backbone.layer*.bn2",) if backbone in ("resnet18", "resnet34") else ("backbone.layer*.bn3",)
-
-
-def preprocess(frames: int, size: int, channels: int) -> Preprocess:
-    """Return ImageNet's constants for clips; of one channel, the average of the three."""
-    mean, std = (
-        one if channels == len(one) else (round(sum(one) / len(one), 4),) for one in (IMAGENET.mean, IMAGENET.std)
+def fit(recipe: Recipe, values: Mapping[str, Any], backbone: str, scores: Tensor) -> Recipe:
+    """Fit what every network over a frame backbone has: clip, preprocessing, `scores` and features as outputs."""
+    frames, size, channels = values["frames"], values["size"], values["channels"]
+    single = image("resnet50", size=size, channels=channels).preprocess  # its 224 of 256 pixels, whatever the backbone
+    assert single is not None
+    vectors = Tensor("features", ("batch", frames, width(backbone)), layout="NTC")
+    return replace(
+        recipe,
+        inputs=(Tensor("frames", ("batch", frames, channels, size, size), layout="NTCHW"),),
+        outputs=(scores, vectors) if values["features"] else (scores,),
+        task=Classes(values["num_classes"], of=("logits",)),
+        preprocess=replace(single, layout="TCHW", frames=frames),
+        branch_ends=tuple(f"backbone.{end}" for end in image(backbone, depth=values["depth"]).branch_ends),
     )
-    side = round(SHORT_SIDE * size / SIZE)
-    return replace(IMAGENET, layout="TCHW", frames=frames, crop=(size, size), short_side=side, mean=mean, std=std)
 
 
 def shaped(recipe: Recipe, values: Mapping[str, Any], backbone: str = "") -> Recipe:
-    """Fit clip, classes and the outputs beside the logits. The short side keeps its proportion to the crop.
-
-    `backbone` is that of a recipe that has no parameter for it.
-    """
-    frames, size, classes, channels = (values[name] for name in ("frames", "size", "num_classes", "channels"))
-    backbone = backbone or values["backbone"]
+    """Fit clip, classes and the outputs beside the logits; `backbone` is that of a recipe without such a parameter."""
     if values["attention"] and values.get("summary", "ends") != "ends":
         raise UsageError(
             f"--param summary={values['summary']} says how a clip is summed up, and attention=true sums it up",
             "Leave one of the two out.",
         )
-    if backbone.startswith("efficientnet") and values["depth"] == 1:
-        raise UsageError(
-            f"--param depth=1 leaves {backbone} without a residual block: the first of each stage is none",
-            "Give 2 or more, or 0 for all of them.",
-        )
+    frames, classes = values["frames"], values["num_classes"]
     clip = "summary" in values
-    scores = ("batch", classes) if clip else ("batch", frames, classes)
-    outputs = [Tensor("logits", scores, layout="NC" if clip else "NTC")]
-    if values["attention"]:
-        outputs.append(Tensor("attention_weights", ("batch", frames), layout="NT"))
-    if values["features"]:
-        outputs.append(Tensor("features", ("batch", frames, WIDTHS[backbone]), layout="NTC"))
-    return replace(
-        recipe,
-        inputs=(Tensor("frames", ("batch", frames, channels, size, size), layout="NTCHW"),),
-        outputs=tuple(outputs),
-        task=Classes(classes, of=("logits",)),
-        preprocess=preprocess(frames, size, channels),
-        branch_ends=branch_ends(backbone),
+    logits = Tensor(
+        "logits", ("batch", classes) if clip else ("batch", frames, classes), layout="NC" if clip else "NTC"
     )
+    fitted = fit(recipe, values, backbone or values["backbone"], logits)
+    if not values["attention"]:
+        return fitted
+    weights = Tensor("attention_weights", ("batch", frames), layout="NT")
+    return replace(fitted, outputs=(logits, weights, *fitted.outputs[1:]))
 
 
-def clip_params(num_classes: int) -> tuple[Param, ...]:
+def clip_params(num_classes: int, backbone: str) -> tuple[Param, ...]:
     """Return what every network over a frame backbone lets one set."""
+    own = {param.name: param for param in BACKBONES[backbone].params}
     return (
         Param("num_classes", num_classes, "number of classes", range(2, 100_001)),
         Param("frames", FRAMES, "frames of a clip", range(1, 1025)),
-        Param("size", SIZE, "height and width in pixels; five halvings need at least 32", range(32, 1025)),
-        Param("channels", 3, "1 for grey frames", (1, 3)),
-        Param("depth", 0, "blocks that each stage of the backbone keeps at most; 0 keeps all", range(65)),
-        Param("features", False, "also give the backbone's features of every frame, as output `features`"),
+        Param("size", resnet.SIZE, "height and width in pixels", own["size"].allowed),
+        own["channels"],
+        own["depth"],
+        Param("features", False, "give the backbone's features of every frame too"),
     )
 
 
 def rnn_params(*, bidirectional: bool) -> tuple[Param, ...]:
     """Return what the recurrent part lets one set."""
     return (
-        Param("hidden_dim", 512, "width of the recurrent state of one direction", range(1, 8193)),
+        Param("hidden_dim", 512, "width of the state, of one direction", range(1, 8193)),
         Param("num_layers", 2, "recurrent layers", range(1, 17)),
         Param("bidirectional", bidirectional, "read the clip backwards too; not for streams"),
-        Param("attention", False, "weigh the frames of the clip; gives output `attention_weights`; not for streams"),
+        Param("attention", False, "weigh the frames, give attention_weights too; not for streams"),
     )
 
 
 def clip_model(cell: str, parameters: int) -> Recipe:
     """Return document 000's network: one answer a clip, the backbone a parameter."""
+    names = tuple(recipe.name for recipe in resnet.RECIPES)
     params = (
-        *clip_params(2),
+        *clip_params(2, names[-1]),
         *rnn_params(bidirectional=True),
-        Param("backbone", "resnet50", "the network of a frame", BACKBONES),
+        Param("backbone", "resnet50", "the network of a frame", names),
         Param(
-            "summary",
-            "ends",
-            "what is read of a clip: each direction's final state (ends), the last frame's output (last), the mean",
-            ("ends", "last", "mean"),
+            "summary", "ends", "read each direction's final state, the last frame's, the mean", ("ends", "last", "mean")
         ),
     )
-    twin = {"backbone": "resnet18", "depth": "1", "size": "32", "frames": "3", "hidden_dim": "16"}
-    return model(f"cnn_{cell}", cell, parameters, params, twin, network=partial(network, cell))
+    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18", "depth": "1"})
 
 
 def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:
     """Return document 001's network: one answer a frame, in one direction."""
-    params = (*clip_params(13), *rnn_params(bidirectional=False))
-    depth = "2" if backbone.startswith("efficientnet") else "1"
-    twin = {"depth": depth, "size": "32", "frames": "3", "hidden_dim": "16"}
-    own = {"network": partial(network, cell, backbone=backbone), "shaped": partial(shaped, backbone=backbone)}
-    return model(f"{backbone}_{cell}", cell, parameters, params, twin, **own)
+    return model(
+        f"{backbone}_{cell}",
+        cell,
+        parameters,
+        (*clip_params(13, backbone), *rnn_params(bidirectional=False)),
+        network=partial(network, cell, backbone=backbone),
+        shaped=partial(shaped, backbone=backbone),
+        twin={**TWIN, "depth": BACKBONES[backbone].twin["depth"]},
+    )
 
 
-def model(
-    name: str, cell: str, parameters: int, params: tuple[Param, ...], twin: Mapping[str, str], **changed: Any
-) -> Recipe:
+def model(name: str, cell: str, parameters: int, params: tuple[Param, ...], **changed: Any) -> Recipe:
     """Return one model of the family, fitted to its default parameters."""
-    source = f"seed documents 000 and 001; torchvision backbone, torch.nn.{cell.upper()}"
-    recipe = replace(CNN_RNN, name=name, parameters=parameters, params=params, twin=twin, source=source, **changed)
+    recipe = replace(
+        CNN_RNN,
+        name=name,
+        parameters=parameters,
+        params=params,
+        source=f"seed documents 000 and 001; a torchvision backbone, torch.nn.{cell.upper()}",
+        **{"network": partial(network, cell), **changed},
+    )
     return recipe.fitted(recipe.values({}))
 
+
+TWIN = {"size": "64", "frames": "3", "hidden_dim": "64"}
 
 CNN_RNN = Recipe(
     name="cnn_rnn",

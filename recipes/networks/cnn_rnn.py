@@ -24,43 +24,12 @@ DROPOUT = 0.3  # of the documents, between recurrent layers and before the class
 ATTENTION_SHRINK = 4  # the attention's hidden layer is so many times narrower than what it looks at
 
 
-def build_backbone(name: str, *, depth: int = 0, channels: int = 3) -> tuple[nn.Module, int]:
-    """Return torchvision's `name` without its classifier, frames [N, channels, H, W] to [N, width], and its width.
-
-    `depth` keeps at most that many blocks of each stage (0: all). Takes resnet18 … resnet152 and efficientnet_b5.
-    """
-    from torchvision.models import get_model  # type: ignore[import-untyped]
-
-    net: nn.Module = get_model(name, weights=None)
-    residual = name.startswith("resnet")
-    holder = net if residual else net.get_submodule("features")
-    stages = [f"layer{i}" for i in range(1, 5)] if residual else [str(i) for i in range(1, 8)]
-    if depth:
-        for stage in stages:
-            blocks = holder.get_submodule(stage)
-            holder.set_submodule(stage, nn.Sequential(*list(blocks.children())[:depth]))
-    head, stem = ("fc", "conv1") if residual else ("classifier", "features.0.0")
-    last = [part for part in net.get_submodule(head).modules() if isinstance(part, nn.Linear)][-1]
-    net.set_submodule(head, nn.Identity())
-    if channels != 3:
-        net.set_submodule(stem, _stem(net.get_submodule(stem), channels))
-    return net, last.in_features
-
-
-def _stem(old: nn.Module, channels: int) -> nn.Conv2d:
-    """Return the same convolution for another number of input channels."""
-    if not isinstance(old, nn.Conv2d):
-        raise TypeError(f"the stem is a {type(old).__name__}, not a Conv2d")
-    kernel, stride, padding = (old.kernel_size, old.stride, old.padding)
-    return nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=old.bias is not None)  # type: ignore[arg-type]
-
-
 class FrameEncoder(nn.Module):
-    """What networks over a frame backbone share: `features`, frames [B, T, C, H, W] to [B·T, width]."""
+    """What networks over a frame backbone share. `backbone` turns frames [N, C, H, W] into features [N, width]."""
 
-    def __init__(self, backbone: str, *, depth: int, channels: int) -> None:
+    def __init__(self, backbone: nn.Module, width: int) -> None:
         super().__init__()
-        self.backbone, self.width = build_backbone(backbone, depth=depth, channels=channels)
+        self.backbone, self.width = backbone, width
 
     def features(self, frames: Tensor) -> Tensor:
         """Run the backbone on every frame by itself: [B, T, C, H, W] to [B·T, width]."""
@@ -84,7 +53,8 @@ class CNNRNN(FrameEncoder):
 
     def __init__(
         self,
-        backbone: str,
+        backbone: nn.Module,
+        width: int,
         cell: Literal["lstm", "gru"],
         *,
         num_classes: int,
@@ -93,11 +63,9 @@ class CNNRNN(FrameEncoder):
         bidirectional: bool = False,
         attention: bool = False,
         summary: Summary = "frames",
-        depth: int = 0,
-        channels: int = 3,
         gives_features: bool = False,
     ) -> None:
-        super().__init__(backbone, depth=depth, channels=channels)
+        super().__init__(backbone, width)
         self.summary: Summary = summary
         self.hidden_dim = hidden_dim
         self.gives_features = gives_features

@@ -90,7 +90,8 @@ class TeCNO(FrameEncoder):
 
     def __init__(
         self,
-        backbone: str,
+        backbone: nn.Module,
+        width: int,
         *,
         num_classes: int,
         num_stages: int = 2,
@@ -98,11 +99,9 @@ class TeCNO(FrameEncoder):
         maps: int = 32,
         causal: bool = True,
         multi_scale: bool = False,
-        depth: int = 0,
-        channels: int = 3,
         gives_features: bool = False,
     ) -> None:
-        super().__init__(backbone, depth=depth, channels=channels)
+        super().__init__(backbone, width)
         self.gives_features = gives_features
         self.tcn = MultiStage(num_stages, num_layers, maps, self.width, num_classes, causal, multi_scale)
 
