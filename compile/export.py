@@ -179,6 +179,9 @@ def _traceable() -> Iterator[None]:
             warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)  # its own helpers
             warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", DeprecationWarning)
+            warnings.filterwarnings(
+                "ignore", "Constant folding - Only steps=1", UserWarning
+            )  # of a pad: onnxsim folds it
             warnings.filterwarnings("ignore", category=TracerWarning)
             warnings.filterwarnings(
                 "ignore", "# The axis name: batch will not be used", UserWarning

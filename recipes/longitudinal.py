@@ -24,6 +24,7 @@ FINDINGS = (  # of ChestX-ray14, in the order of its paper (Wang et al., arXiv:1
     "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
 )  # fmt: skip
 XRAY = Preprocess(crop=(SIZE, SIZE), mean=(0.5,), std=(0.5,), layout="CHW", short_side=SIZE)
+AT_THE_END = "the last convolution, of one channel: ONNX Runtime keeps what makes the graph's output in float"
 TRANSPOSED = "a transposed convolution: TensorRT computes it in float whatever the graph says"
 
 # The last normalisation or Linear layer of each residual branch: EfficientNet's one residual block, attention, MLP.
@@ -100,8 +101,11 @@ def shaped_discriminator(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
             f"--param size={size} leaves nothing after {layers} halvings and two convolutions",
             f"Give at least {3 * 2**layers}, or a smaller --param depth.",
         )
-    fitted = with_images(recipe, size, values["channels"])
-    return replace(fitted, outputs=(replace(recipe.outputs[0], shape=("batch", 1, side, side)),))
+    return replace(
+        with_images(recipe, size, values["channels"]),
+        outputs=(replace(recipe.outputs[0], shape=("batch", 1, side, side)),),
+        keep_float=(Keep(f"/model/model.{3 * layers + 2}/Conv", AT_THE_END),),
+    )
 
 
 def with_images(recipe: Recipe, size: int, channels: int) -> Recipe:
@@ -191,7 +195,6 @@ RECIPES = (
         shaped=shaped_discriminator,
         branch_ends=(),
         adapt=None,
-        keep_float=(),
         twin={"size": "32", "depth": "2"},
     ),
 )

@@ -46,7 +46,8 @@ BLOCKS = (
     (640, 640, 3, 1, 6, True),
 )
 SKIPS = (3, 2, 1)  # the blocks whose features the decoder sees, in its order
-SQUEEZE = 4  # the squeeze-excite's middle is so many times narrower than the block's input
+SQUEEZE = 4  # the squeeze-excite's middle is so many times narrower than the block's input,
+LEAST_SQUEEZED = 8  # but in reduced networks no narrower: TensorRT computes products over fewer channels in float
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -94,7 +95,7 @@ class EfficientNetBlock(nn.Module):
             depthwise_norm=_batch_norm(middle),
             act=nn.SiLU(),
         )
-        self.squeeze_excite = SqueezeExcite(middle, max(1, wide // SQUEEZE))
+        self.squeeze_excite = SqueezeExcite(middle, max(LEAST_SQUEEZED, wide // SQUEEZE))
         self.projection = _named(project_conv=nn.Conv2d(middle, narrow, 1, bias=False), project_bn=_batch_norm(narrow))
         self.residual = residual
 
@@ -212,7 +213,7 @@ class TransformerBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the tokens say, at the features' places."""
-        tokens = self.down(x).flatten(2).transpose(1, 2) + self.position_embeddings
+        tokens = self.down(x).reshape(-1, self.hidden, self.side**2).transpose(1, 2) + self.position_embeddings
         tokens = self.vit(tokens).transpose(1, 2)
         made: Tensor = self.up(tokens.reshape(-1, self.hidden, self.side, self.side))
         return made
