@@ -27,6 +27,7 @@ from recipes_page import write_page
 
 import deploy_recipes
 from deploy_compile.machine import facts
+from deploy_compile.results import Loaded
 from deploy_recipes import Recipe
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
@@ -34,6 +35,7 @@ from deploy_runtime.machine import physical_cores
 from deploy_runtime.spec import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
+SEED, SAMPLES = 7, 4  # of the synthetic series on which branches are compared
 LAST_WORDS = 300  # characters of what a crashed run said last
 
 
@@ -87,6 +89,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
 def compile_into(name: str, path: Path) -> None:
     """Compile one recipe here and write what was measured. A gate that fails is a result."""
     from deploy_compile.cache import Stages
+    from deploy_compile.load import load
     from deploy_compile.options import Options, fitted
     from deploy_compile.pipeline import compile_recipe
 
@@ -95,20 +98,50 @@ def compile_into(name: str, path: Path) -> None:
     def finished(stage: str, _detail: str, seconds: float | None) -> None:
         spent[stage] += seconds or 0.0
 
+    recipe = deploy_recipes.get(name)
     options = Options(name, fp16=True, int8=True, threads=physical_cores())
     found: dict[str, Any] = {}
     try:
-        outcome = compile_recipe(fitted(options), options, Stages(cache, lambda *_: None, finished))
+        stages = Stages(cache, lambda *_: None, finished)
+        outcome = compile_recipe(fitted(options), options, stages)
         found |= {
             "failed": "",
             "verdict": outcome.choice.sentence,
             "chosen": outcome.rows[outcome.choice.chosen].name,
             "candidates": [row_of(row) for row in outcome.rows],
+            "deepest_branch": deepest_branch(recipe, stages(load, recipe, name, {}, "seeded", None, None)),
         }
     except DeployError as error:
         found["failed"] = error.message
     found |= graph_facts(next(iter((cache / "stages").glob("simplify-*/fp32.onnx")), None))
     path.write_text(json.dumps({**found, "stages_s": {stage: round(s, 1) for stage, s in spent.items()}}))
+
+
+def deepest_branch(recipe: Recipe, loaded: Loaded) -> float | None:
+    """By how much zeroing the deepest residual branch moves the first output, rms over rms; None without branches.
+
+    Parity says something about that branch where this is several times the INT8 error.
+    """
+    import torch
+
+    from deploy_compile import seeded, synthetic
+    from deploy_compile.load import module
+
+    net = module(loaded)
+    ends = seeded.branch_ends(net, recipe)
+    if not ends:
+        return None
+    samples = [synthetic.sample(recipe, SEED, index) for index in range(SAMPLES)]
+
+    @torch.inference_mode()
+    def answers() -> torch.Tensor:
+        given = [net(*(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs)) for sample in samples]
+        return torch.cat([answer[0] if isinstance(answer, tuple) else answer for answer in given])
+
+    before = answers()
+    for parameter in net.get_submodule(ends[-1]).parameters():
+        parameter.data.zero_()
+    return round(float((answers() - before).square().mean().sqrt() / before.square().mean().sqrt()), 3)
 
 
 def graph_facts(graph: Path | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from deploy_recipes import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 COLUMNS = (
-    "recipe", "params", "inputs", "GMACs", "export s", "fp32", "fp16 dB", "int8 dB", "RTX", "INT8", "FP16",
+    "recipe", "params", "inputs", "GMACs", "export s", "fp32", "fp16 dB", "int8 dB", "branch", "RTX", "INT8", "FP16",
     "x PyTorch", "s", "GiB", "commit",
 )  # fmt: skip
 TEXT = ("recipe", "inputs", "x PyTorch", "commit")
@@ -26,7 +26,8 @@ architecture exports, quantizes, builds and answers as PyTorch does; accuracy is
 * *params* in millions; *GMACs* are multiply-adds of convolutions and matrix products, in billions, of one sample.
 * *fp32* is the largest relative error of all backends, *fp16* and *int8* the signal to noise in dB, of the worst
   output. fp16 is that of TensorRT-RTX's graph, computed with every value rounded to half precision on the CPU
-  (emulated). int8 is the better of the CPU backends.
+  (emulated). int8 is the better of the CPU backends. *branch* is by how much zeroing the deepest residual branch
+  moves the answers, in multiples of the INT8 error: parity says something about it from about 3 on.
 * *RTX* counts the TensorRT-RTX engines that were built and audited; **none has run on hardware**. *INT8* and *FP16* are
   the share of multiply-adds that the compiler gave that precision in the int8 and the fp16 engine.
 * *x PyTorch* is the chosen candidate's speed-up over PyTorch eager with its 95 % interval, {threads} threads, batch 1.
@@ -115,6 +116,7 @@ def _line(recipe: Recipe, result: Mapping[str, Any] | None) -> str:
         _relative([row for row in rows if row["precision"] == "fp32"]),
         _decibel([row for row in rtx if row["precision"] == "fp16"]),
         _decibel([row for row in rows if row["precision"] == "int8" and row["backend"] != "tensorrt_rtx"]),
+        _branch(result),
         f"{sum(row['status'] in ('passed', 'built_not_run', 'failed') for row in rtx)} of {len(rtx)}",
         _share(rtx, "int8"),
         _share(rtx, "fp16"),
@@ -138,6 +140,13 @@ def _decibel(rows: Sequence[Mapping[str, Any]]) -> str:
         return "; ".join(sorted({row["status"] for row in rows})) or "not built"
     good = any(row["status"] in ("passed", "built_not_run") for row in rows)
     return f"{best['drift']['sqnr_db']:.1f}{'' if good else ' **' + best['status'] + '**'}"
+
+
+def _branch(result: Mapping[str, Any]) -> str:
+    noise = [r["drift"] for r in result["candidates"] if r["precision"] == "int8" and r["drift"]]
+    if result["deepest_branch"] is None or not noise:
+        return "none"
+    return f"{result['deepest_branch'] * 10 ** (max(drift['sqnr_db'] for drift in noise) / 20):.1f}"
 
 
 def _share(rtx: Sequence[Mapping[str, Any]], precision: str) -> str:

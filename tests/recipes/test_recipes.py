@@ -2,20 +2,62 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import deploy_recipes
-from deploy_recipes import Classes, Recipe
+from deploy_recipes import Classes, MultiLabel, Recipe
 from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.preprocess import prepare_inputs
 
 NAMES = deploy_recipes.names()
 
 
+ALL = {
+    "chest_xray": ("chexnet", "raddino", "custom_1"),
+    "cnn_rnn": (
+        "cnn_lstm", "cnn_gru", "resnet50_lstm", "resnet50_gru", "efficientnet_b5_lstm", "efficientnet_b5_gru",
+    ),
+    "densenet": ("densenet121", "densenet169", "densenet201", "densenet264"),
+    "efficientnet": tuple(f"efficientnet_b{i}" for i in range(8)),
+    "longitudinal": (
+        "longitudinal_mim_big", "longitudinal_mim", "masked_reconstruction", "cxr_classification",
+        "patchgan_discriminator",
+    ),
+    "mvit": ("mvit_base", "mvit_v2_s"),
+    "r2plus1d": ("r2plus1d_r18", "r2plus1d_r34", "r2plus1d_r50"),
+    "resnet": ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    "slowfast": ("slowfast_r50", "slowfast_r101"),
+    "tecno": ("resnet50_tecno", "efficientnet_b5_tecno"),
+    "video_transformers": ("videomae_base", "timesformer_base", "vivit_base", "vivit_base_joint"),
+    "vit": ("vit_base_patch16_224", "vit_large_patch16_224", "vit_huge_patch14_224"),
+    "x3d": ("x3d_xs", "x3d_s", "x3d_m", "x3d_l"),
+}  # fmt: skip
+
+
 def test_the_families_are_found() -> None:
-    assert NAMES == ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "x3d_xs", "x3d_s", "x3d_m", "x3d_l")
+    found: dict[str, tuple[str, ...]] = {}
+    for name in NAMES:
+        family = deploy_recipes.get(name).family
+        found[family] = (*found.get(family, ()), name)
+    assert found == ALL
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("vit_base", "vit_base_patch16_224"), ("vit_large", "vit_large_patch16_224"),
+        ("vit_huge", "vit_huge_patch14_224"), ("custom1", "custom_1"),
+    ],
+)  # fmt: skip
+def test_a_model_is_found_under_its_other_name(alias: str, name: str) -> None:
+    assert deploy_recipes.get(alias).name == name
 
 
 def test_looking_at_recipes_loads_no_torch() -> None:
@@ -23,39 +65,75 @@ def test_looking_at_recipes_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def shapes(recipe: Recipe, values: Mapping[str, Any]) -> tuple[nn.Module, list[list[int]]]:
+    """Return the network and the shapes of its answers at batch 2, computed without memory."""
+    with torch.device("meta"):
+        net = recipe.network(**values).eval()
+        given = net(*(torch.empty(tensor.at(2)) for tensor in recipe.inputs))
+    return net, [list(answer.shape) for answer in (given if isinstance(given, tuple) else (given,))]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_says_the_truth_about_its_network(name: str) -> None:
     recipe = deploy_recipes.get(name)
-    with torch.device("meta"):
-        net = recipe.network(**recipe.values({})).eval()
-        given = net(*(torch.empty(tensor.at(2)) for tensor in recipe.inputs))
+    net, given = shapes(recipe, recipe.values({}))
     assert sum(parameter.numel() for parameter in net.parameters()) == recipe.parameters
-    assert list(given.shape) == list(recipe.outputs[0].at(2))
-    assert all(tensor.shape[0] == "batch" and len(tensor.layout) == len(tensor.shape) for tensor in recipe.inputs)
-    assert recipe.preprocess is not None
-    axes = dict(zip(recipe.inputs[0].layout[1:], recipe.inputs[0].shape[1:], strict=True))
-    assert (axes["H"], axes["W"]) == recipe.preprocess.crop
-    assert axes.get("T") == recipe.preprocess.frames
+    assert given == [list(tensor.at(2)) for tensor in recipe.outputs]
+    assert recipe == recipe.fitted(recipe.values({}))
+    tensors = (*recipe.inputs, *recipe.outputs)
+    assert all(tensor.shape[0] == "batch" and len(tensor.layout) == len(tensor.shape) for tensor in tensors)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_fit_everything_that_depends_on_them(name: str) -> None:
+@pytest.mark.parametrize("twin", [False, True], ids=["full", "twin"])
+def test_preprocessing_gives_what_the_network_takes(name: str, twin: bool) -> None:
     recipe = deploy_recipes.get(name)
-    given = {"num_classes": "2", "size": "64"} | ({"frames": "4"} if recipe.family == "x3d" else {})
+    recipe = recipe.fitted(recipe.values(recipe.twin if twin else {}))
+    how = recipe.preprocess
+    assert how is not None
+    side = (how.short_side or max(how.crop)) + 3
+    frames: Any = np.zeros((side, side + 5, 3), np.uint8)
+    if how.frames is not None:
+        frames = np.zeros((how.frames + 1, *frames.shape), np.uint8)
+    if len(recipe.inputs) > 1 and not how.pathways:
+        frames = {tensor.name: frames for tensor in recipe.inputs}
+    made = prepare_inputs(frames, how, recipe.inputs)
+    assert {name: array.shape for name, array in made.items()} == {t.name: t.at(1)[1:] for t in recipe.inputs}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_twin_fits_its_parameters_and_is_small(name: str) -> None:
+    recipe = deploy_recipes.get(name)
+    values = recipe.values(recipe.twin)
+    net, given = shapes(recipe.fitted(values), values)
+    assert given == [list(tensor.at(2)) for tensor in recipe.fitted(values).outputs]
+    assert sum(parameter.numel() for parameter in net.parameters()) < max(recipe.parameters / 2, 1e6)
+
+
+WITH_CLASSES = [name for name in NAMES if "num_classes" in {param.name for param in deploy_recipes.get(name).params}]
+WITH_FEATURES = [name for name in NAMES if "features" in {param.name for param in deploy_recipes.get(name).params}]
+
+
+@pytest.mark.parametrize("name", WITH_CLASSES)
+def test_another_number_of_classes(name: str) -> None:
+    recipe = deploy_recipes.get(name)
+    values = recipe.values({**recipe.twin, "num_classes": "3"})
+    fitted = recipe.fitted(values)
+    assert shapes(fitted, values)[1][0][-1] == 3
+    assert isinstance(fitted.task, (Classes, MultiLabel))
+    assert fitted.task.count == 3
+
+
+@pytest.mark.parametrize("name", WITH_FEATURES)
+def test_features_are_an_output_beside_the_answer(name: str) -> None:
+    recipe = deploy_recipes.get(name)
+    given = {**recipe.twin, "features": "true"} | ({"num_classes": "3"} if name == "raddino" else {})
     values = recipe.values(given)
     fitted = recipe.fitted(values)
-    with torch.device("meta"):
-        answer = recipe.network(**values).eval()(*(torch.empty(tensor.at(2)) for tensor in fitted.inputs))
-    assert list(answer.shape) == [2, 2]
-    assert fitted.task == Classes(2)
-    assert fitted.preprocess is not None
-    assert fitted.preprocess.crop == (64, 64)
-    assert fitted.preprocess.short_side is not None
-    assert recipe.preprocess is not None
-    assert recipe.preprocess.short_side is not None
-    assert fitted.preprocess.short_side / 64 == pytest.approx(
-        recipe.preprocess.short_side / recipe.preprocess.crop[0], rel=0.02
-    )
+    assert fitted.outputs[-1].name == "features"
+    assert shapes(fitted, values)[1] == [list(tensor.at(2)) for tensor in fitted.outputs]
+    assert isinstance(fitted.task, (Classes, MultiLabel))
+    assert fitted.task.of == (fitted.outputs[0].name,)
 
 
 @pytest.mark.parametrize(
