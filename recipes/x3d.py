@@ -122,7 +122,7 @@ X3D = Recipe(
     branch_ends=("blocks.*.res_blocks.*.branch2.norm_c",),
     pretrained=partial(published, "X3D_S.pyth"),
     weights_from="Kinetics-400, pytorchvideo",
-    twin={"num_classes": "5", "frames": "4", "size": "64", "depth": "2"},
+    twin={"num_classes": "5", "frames": "4", "size": "64", "depth": "1"},
 )
 
 RECIPES = (

@@ -27,10 +27,12 @@ def library(module: str) -> ModuleType:
 
 def shorten(net: "nn.Module", depth: int) -> "nn.Module":
     """Keep, in place, the first `depth` blocks of each residual stage; 0 keeps all. The other keys stay as they are."""
-    if depth:
-        stages = [part for part in net.modules() if hasattr(part, "res_blocks")]
-        for stage in stages:
-            stage.res_blocks = stage.res_blocks[:depth]
+    from torch import nn
+
+    for stage in list(net.modules()):
+        blocks = getattr(stage, "res_blocks", None)
+        if depth and isinstance(blocks, nn.ModuleList):
+            stage.res_blocks = blocks[:depth]
     return net
 
 
