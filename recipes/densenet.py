@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 STEM, HEAD = "features.conv0", "classifier"
 LEAST = 29  # 29 -> 15 -> 8 -> 4 -> 2 -> 1; of 28 the last pooling would get a single place
 GROWTH, FIRST = 32, 64  # channels that a layer adds, and that the stem gives
+Blocks = tuple[int, int, int, int]  # layers of each of the four
 _OLD_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 def network(
-    blocks: tuple[int, ...],
+    blocks: Blocks,
     *,
     num_classes: int,
-    size: int,  # noqa: ARG001 (any size: the pool adapts)
     channels: int = 3,
     depth: int = 0,
     features: bool = False,
+    **_seen_outside: object,  # size and multi_label: the pool adapts, and logits are logits
 ) -> "nn.Module":
     """Build a DenseNet with so many layers in its `blocks`, for images [batch, channels, size, size].
 
@@ -45,12 +46,13 @@ def network(
     return images.finish(net, stem=STEM, channels=channels, head=HEAD, features=features)
 
 
-def shortened(blocks: tuple[int, ...], depth: int) -> tuple[int, ...]:
+def shortened(blocks: Blocks, depth: int) -> Blocks:
     """Return the layers of each block where none has more than `depth`; 0: as published."""
-    return tuple(min(layers, depth) if depth else layers for layers in blocks)
+    first, second, third, fourth = (min(layers, depth) if depth else layers for layers in blocks)
+    return first, second, third, fourth
 
 
-def width(blocks: tuple[int, ...]) -> int:
+def width(blocks: Blocks) -> int:
     """Return the channels that reach the classifier: every layer adds GROWTH, between blocks half of them go on."""
     channels = FIRST
     for layers in blocks[:-1]:
@@ -68,7 +70,7 @@ def adapt(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return {_OLD_KEY.sub(r"\1\2.", name): value for name, value in state.items()}
 
 
-def shaped(recipe: Recipe, values: Mapping[str, Any], *, blocks: tuple[int, ...]) -> Recipe:
+def shaped(recipe: Recipe, values: Mapping[str, Any], *, blocks: Blocks) -> Recipe:
     """Fit size, channels, classes and features. Raises UsageError for an image that the halvings use up."""
     if values["size"] < LEAST:
         raise UsageError(
@@ -78,14 +80,14 @@ def shaped(recipe: Recipe, values: Mapping[str, Any], *, blocks: tuple[int, ...]
     return images.fit(recipe, values, IMAGENET, width(shortened(blocks, values["depth"])))
 
 
-def model(name: str, parameters: int, blocks: tuple[int, ...], **changed: Any) -> Recipe:
+def model(name: str, parameters: int, blocks: Blocks, **changed: Any) -> Recipe:
     """Return one depth: so many layers in its four blocks."""
     recipe = replace(
         DENSENET,
         name=name,
         parameters=parameters,
         network=partial(network, blocks),
-        params=images.params(SIZE, 1, max(blocks), "layers of a block"),
+        params=images.params(SIZE, max(blocks), "layers of a block"),
         shaped=partial(shaped, blocks=blocks),
         **{"pretrained": partial(pretrained, name), **changed},
     )

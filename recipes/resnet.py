@@ -33,10 +33,10 @@ def network(
     name: str,
     *,
     num_classes: int,
-    size: int,  # noqa: ARG001 (any size: the pool adapts)
     channels: int = 3,
     depth: int = 0,
     features: bool = False,
+    **_seen_outside: object,  # size and multi_label: the pool adapts, and logits are logits
 ) -> "nn.Module":
     """Build torchvision's `name` for images [batch, channels, size, size].
 
@@ -74,7 +74,7 @@ def model(name: str, parameters: int, *, branch_end: str, width: int, deepest: i
         parameters=parameters,
         network=partial(network, name),
         pretrained=partial(pretrained, name),
-        params=images.params(SIZE, 1, deepest, "blocks of a stage"),
+        params=images.params(SIZE, deepest, "blocks of a stage"),
         shaped=partial(images.fit, native=IMAGENET, width=width),
         branch_ends=(f"layer*.{branch_end}",),
         twin={"depth": str(twin_depth), "size": "64", "num_classes": "8"},

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_recipes.recipe import Classes, MultiLabel, Param, Preprocess, Recipe, Task, Tensor
+from deploy_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
 LARGEST = 2048  # pixels a side
 
 
-def params(native: int, least: int, deepest: int, unit: str) -> tuple[Param, ...]:
+def params(native: int, deepest: int, unit: str) -> tuple[Param, ...]:
     """Return what can be set: `native` is the side it was published with, `deepest` the most of `unit` it has."""
     return (
-        Param("num_classes", 1000, "number of classes", range(2, 100_001)),
-        Param("size", native, f"height and width in pixels; the native side is {native}", range(least, LARGEST + 1)),
+        Param("num_classes", 1000, "number of classes or labels", range(1, 100_001)),
+        Param("size", native, f"height and width in pixels; the native side is {native}", range(1, LARGEST + 1)),
         Param("channels", 3, "3 for colour, 1 for grey", (1, 3)),
         Param("depth", 0, f"most {unit}; 0: as published", range(deepest + 1)),
         Param("features", False, "give the pooled vector that reaches the classifier too"),
+        Param("multi_label", False, "labels decided each by itself (logit above 0), not classes that exclude"),
     )
 
 
@@ -30,6 +32,7 @@ def fit(recipe: Recipe, values: Mapping[str, Any], native: Preprocess, width: in
     """Fit image size, channels, classes and features [batch, width].
 
     The short side keeps its proportion to the crop; one channel has the average mean and deviation of the three.
+    Raises UsageError for one class, which would always be the largest.
     """
     size, classes, channels = values["size"], values["num_classes"], values["channels"]
     short_side = native.short_side or native.crop[0]
@@ -40,11 +43,23 @@ def fit(recipe: Recipe, values: Mapping[str, Any], native: Preprocess, width: in
         recipe,
         inputs=(Tensor("image", ("batch", channels, size, size), layout="NCHW"),),
         outputs=(logits, vector) if values["features"] else (logits,),
-        task=Classes(classes, of=("logits",)) if values["features"] else Classes(classes),
+        task=_task(values),
         preprocess=replace(
             native, crop=(size, size), short_side=round(short_side * size / native.crop[0]), mean=mean, std=std
         ),
     )
+
+
+def _task(values: Mapping[str, Any]) -> Task:
+    count, of = values["num_classes"], ("logits",) if values["features"] else ()
+    if values["multi_label"]:
+        return MultiLabel(count, 0.0, of)
+    if count == 1:
+        raise UsageError(
+            "--param num_classes=1 leaves nothing to decide: the largest of one score is always the same",
+            "Give at least 2, or add --param multi_label=true: one label that is there or not.",
+        )
+    return Classes(count, of)
 
 
 def finish(net: "nn.Module", *, stem: str, channels: int, head: str, features: bool) -> "nn.Module":
