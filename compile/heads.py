@@ -80,7 +80,7 @@ def _head(net: nn.Module, recipe: Recipe) -> str:
             f"{recipe.name} has no Linear layer or convolution of one place that gives its {recipe.task.count} scores",
             "Its logits cannot be found: leave out --mc-dropout, and end the network in logits for the others.",
         )
-    return names[-1]
+    return str(names[-1])
 
 
 def _width(head: nn.Module) -> int:
@@ -97,7 +97,11 @@ def _check_logits(net: nn.Module, answer: Tensor, inputs: Inputs, recipe: Recipe
     if not head:
         return
     seen: list[Tensor] = []
-    hook = net.get_submodule(head).register_forward_hook(lambda _, __, given: seen.append(given))
+
+    def look(_: nn.Module, __: object, given: Tensor) -> None:
+        seen.append(given)
+
+    hook = net.get_submodule(head).register_forward_hook(look)
     net(*inputs)
     hook.remove()
     if len(seen) != 1 or seen[0].shape != answer.shape or (seen[0].sigmoid() - answer).abs().max() > CLOSE:

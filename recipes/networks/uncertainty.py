@@ -35,7 +35,11 @@ def giving_logits(net: nn.Module, output: int, head: str = "") -> nn.Module:
     """Make `net` return nothing but its logits: what its submodule `head` gives, else its output of that number."""
     if head:
         reached: list[Tensor] = []
-        net.get_submodule(head).register_forward_hook(lambda _, __, given: reached.append(given))
+
+        def note(_: nn.Module, __: Any, given: Tensor) -> None:
+            reached.append(given)
+
+        net.get_submodule(head).register_forward_hook(note)
         net.register_forward_hook(lambda _, __, answer: reached.pop())  # noqa: ARG005 - a sigmoid of it
     else:
         net.register_forward_hook(lambda _, __, answer: answer[output] if isinstance(answer, tuple) else answer)
@@ -70,7 +74,8 @@ def with_head_dropout(net: nn.Module, head: str, masks: Tensor, temperature: flo
         return (given[0].unsqueeze(0) * mask.reshape(shape)).flatten(0, 1)
 
     def gathered(_: nn.Module, __: Any, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return spread(logits.unflatten(0, (len(net.get_buffer(MASKS)), -1)), temperature, multi_label)
+        literal = [int(size) for size in logits.shape[1:]]  # no sizes computed in the graph
+        return spread(logits.reshape(len(net.get_buffer(MASKS)), -1, *literal), temperature, multi_label)
 
     part.register_forward_pre_hook(repeated)
     net.register_forward_hook(gathered)

@@ -134,7 +134,7 @@ def test_head_dropout_is_numpy_with_the_same_masks(temperature: float) -> None:
 def test_masks_are_those_of_training() -> None:
     masks = draw_masks(200, 50, 0.3, 7)
     assert torch.equal(masks, draw_masks(200, 50, 0.3, 7))
-    assert set(masks.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.7)}
+    assert set(masks.flatten().tolist()) == {0.0, float(torch.tensor(1.0) / 0.7)}
     assert abs(float((masks == 0).float().mean()) - 0.3) < 0.02
 
 
@@ -314,10 +314,11 @@ def checkpoints(place: Path, count: int = 2) -> list[Path]:
         net = load.module(loaded)
         generator = torch.Generator().manual_seed(number)
         state = {
-            name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator) if value.ndim > 1 else value
+            name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator)
             for name, value in net.state_dict().items()
+            if value.ndim and not name.endswith("running_var")
         }
-        torch.save({"state_dict": state}, place / f"member{number}.pt")
+        torch.save({"state_dict": {**net.state_dict(), **state}}, place / f"member{number}.pt")
         files.append(place / f"member{number}.pt")
     return files
 
@@ -343,7 +344,7 @@ def test_the_same_module_comes_back_and_its_graph_takes_any_batch(how: Uncertain
     graph = export.export(tmp_path, loaded, recipe)
     got = onnxruntime.InferenceSession(graph.path).run(None, {"image": IMAGES.numpy()})
     for one, other in zip(got, wanted, strict=True):
-        assert np.allclose(one, other.numpy(), atol=1e-5)
+        assert np.allclose(np.asarray(one), other.numpy(), atol=1e-5)
 
 
 def test_from_two_checkpoints_to_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
