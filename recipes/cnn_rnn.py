@@ -127,11 +127,13 @@ def clip_model(cell: str, parameters: int) -> Recipe:
             "summary", "ends", "read each direction's final state, the last frame's, the mean", ("ends", "last", "mean")
         ),
     )
-    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18", "depth": "1"})
+    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18"})
 
 
 def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:
     """Return document 001's network: one answer a frame, in one direction."""
+    # an EfficientNet's first blocks have no residual, and its INT8 errors need the full state to average out
+    twin = TWIN if backbone == "resnet50" else {**TWIN, "depth": "2", "hidden_dim": "512"}
     return model(
         f"{backbone}_{cell}",
         cell,
@@ -139,7 +141,7 @@ def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:
         (*clip_params(13, backbone), *rnn_params(bidirectional=False)),
         network=partial(network, cell, backbone=backbone),
         shaped=partial(shaped, backbone=backbone),
-        twin={**TWIN, "depth": BACKBONES[backbone].twin["depth"]},
+        twin=twin,
     )
 
 
@@ -156,7 +158,7 @@ def model(name: str, cell: str, parameters: int, params: tuple[Param, ...], **ch
     return recipe.fitted(recipe.values({}))
 
 
-TWIN = {"size": "64", "frames": "3", "hidden_dim": "64"}
+TWIN = {"size": "64", "frames": "3", "depth": "1", "hidden_dim": "256"}
 
 CNN_RNN = Recipe(
     name="cnn_rnn",
