@@ -168,6 +168,7 @@ RECIPES = (
         inputs=(image("image"),),
         outputs=(image("reconstruction"),),
         params=(*PARAMS, CHANNELS),
+        twin={**TWIN, "width": "160"},
     ),
     model(
         "cxr_classification",
