@@ -64,8 +64,8 @@ TECNO = Recipe(
     keep_float=(
         Keep(
             "/tcn/*",
-            "one vector a frame, less than a ten-thousandth of the arithmetic: no time to gain, and each layer would add its "
-            "rounding to the stream that all later ones read",
+            "one vector a frame, less than a ten-thousandth of the arithmetic: no time to gain, and each layer would "
+            "add its rounding to the stream that all later ones read",
         ),
     ),
     twin={"size": "64", "frames": "3", "num_layers": "2"},
