@@ -153,8 +153,8 @@ RECIPES = (
         source="Bertasius et al., TimeSformer, arXiv:2102.05095; transformers TimesformerForVideoClassification",
         branch_ends=(
             "timesformer.encoder.layer.*.temporal_dense",
-            "timesformer.encoder.layer.*.attention.output.dense",
-            "timesformer.encoder.layer.*.output.dense",
+            "timesformer.encoder.layer.*[0-9].attention.output.dense",  # and not temporal_attention
+            "timesformer.encoder.layer.*[0-9].output.dense",
         ),
         pretrained=partial(published, "Timesformer", "facebook/timesformer-base-finetuned-k400"),
         weights_from="Kinetics-400, facebook/timesformer-base-finetuned-k400",
