@@ -63,12 +63,29 @@ def fit(state: State, network: nn.Module, label: str) -> State:
 
 
 class Mismatch:
-    """The keys in which a state dict and a network differ. `misshapen` maps a key to its shapes in file and network."""
+    """The keys in which a state dict and a network differ. `misshapen` maps a key to its shapes in file and network.
+
+    `equal` counts the keys in which they do not.
+    """
 
     def __init__(
-        self, missing: list[str], unexpected: list[str], misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+        self,
+        missing: list[str],
+        unexpected: list[str],
+        misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+        equal: int = 0,
     ) -> None:
-        self.missing, self.unexpected, self.misshapen = missing, unexpected, misshapen
+        self.missing, self.unexpected, self.misshapen, self.equal = missing, unexpected, misshapen, equal
+
+    @property
+    def fits_but_for_a_head(self) -> bool:
+        """Whether at most one layer's weight and bias have another shape, and every key is there."""
+        return not self.missing and not self.unexpected and len(self.misshapen) <= 2
+
+    @property
+    def nothing_in_common(self) -> bool:
+        """Whether no parameter of the network has its name and shape in the file."""
+        return self.equal == 0
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.misshapen)
@@ -84,6 +101,7 @@ class Mismatch:
                 for name, value in state.items()
                 if name in wanted and value.shape != wanted[name].shape
             },
+            sum(name in wanted and value.shape == wanted[name].shape for name, value in state.items()),
         )
 
     def __str__(self) -> str:

@@ -21,7 +21,8 @@ ONE_PARSER = threading.Lock()  # ast.parse of Python 3.11 counts its depth for a
 PACKAGES = ("deploy_compile", "deploy_recipes", "deploy_runtime")
 LIBRARIES = (
     "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxscript",
-    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt_rtx_cu13", "numpy", "av", "Pillow", "pydicom", "safetensors",
+    "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt_rtx_cu13", "numpy", "av", "Pillow", "pydicom",
+    "safetensors",
 )  # fmt: skip
 
 

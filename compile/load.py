@@ -134,16 +134,29 @@ def _other_parameter(mismatch: checkpoint.Mismatch, recipe: Recipe, values: Mapp
 
 
 def _other_recipe(state: checkpoint.State, recipe: Recipe) -> str:
-    """Return which recipe the keys are those of, its own family first; networks are built without memory to see."""
-    others = [get(name) for name in names() if name != recipe.name]
-    for other in sorted(others, key=lambda other: other.family != recipe.family):
-        name = other.name
-        with torch.device("meta"):
-            net = _network(other, other.values({}))
-        try:
-            checkpoint.fit(dict(other.adapt(state)) if other.adapt else state, net, name)
-        except checkpoint.MismatchError as error:
-            if error.mismatch.missing or error.mismatch.unexpected or len(error.mismatch.misshapen) > 2:  # head w and b
-                continue
-        return f"The weights look like {name}: compile that, with the --param values of their training."
+    """Return which recipe the keys are those of, its own family first; networks are built without memory to see.
+
+    Of another family, all members are tried only where the first has some key in common: sixty networks take a minute.
+    """
+    families: dict[str, list[Recipe]] = {recipe.family: []}
+    for name in names():
+        if name != recipe.name:
+            families.setdefault(get(name).family, []).append(get(name))
+    for members in families.values():
+        for other in members:
+            mismatch = _mismatch(state, other)
+            if mismatch.fits_but_for_a_head:
+                return f"The weights look like {other.name}: compile that, with the --param values of their training."
+            if other.family != recipe.family and mismatch.nothing_in_common:
+                break
     return ""
+
+
+def _mismatch(state: checkpoint.State, other: Recipe) -> checkpoint.Mismatch:
+    with torch.device("meta"):
+        net = _network(other, other.values({}))
+    try:
+        checkpoint.fit(dict(other.adapt(state)) if other.adapt else state, net, other.name)
+    except checkpoint.MismatchError as error:
+        return error.mismatch
+    return checkpoint.Mismatch([], [], {})

@@ -39,6 +39,7 @@ def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]
         if node.name not in kept and (reason := _refusal(node, links, ranges.tensors)):
             kept[node.name] = reason
     writer = _Writer(model, links, ranges.tensors)
+    writer.part_biases(heavy)
     for node in heavy:
         if node.name not in kept:
             writer.quantize(node)
@@ -121,6 +122,15 @@ class _Writer:
         self.made: dict[tuple[str, int], str] = {}  # (tensor, axis; -1 for activations) -> its DQ output
         self.before: dict[str, list[onnx.NodeProto]] = {}
         self.pairs = 0
+
+    def part_biases(self, heavy: Sequence[onnx.NodeProto]) -> None:
+        """Give every heavy node a bias of its own: OpenVINO computes convolutions that share one in float."""
+        seen: set[str] = set()
+        for node in heavy:
+            for position, name in enumerate(node.input[DATA_INPUTS:], DATA_INPUTS):
+                if name in seen and name in self.links.constants:
+                    node.input[position] = self._constant(name, onnx_graph.array(self.links.constants[name]))
+                seen.add(name)
 
     def quantize(self, node: onnx.NodeProto) -> None:
         """Give a heavy node quantized data inputs."""

@@ -113,7 +113,8 @@ def _parted(
             last = old is transpose
             output = end.output[0] if last else onnx_graph.unique(f"{old.output[0]}_{part}", used)
             name = onnx_graph.unique(f"{old.name}/{part}", used)
-            attributes = {"perm": [0, 2, 1, 3]} if last else {}
-            nodes.append(helper.make_node(old.op_type, [*inputs, *more], [output], name, **attributes))
+            nodes.append(helper.make_node(old.op_type, [*inputs, *more], [output], name))
+            if last:
+                nodes[-1].attribute.append(helper.make_attribute("perm", [0, 2, 1, 3]))
             inputs = [output]
     return nodes, constants

@@ -34,7 +34,6 @@ from deploy_recipes.networks.longitudinal_parts import (
     BottleneckBlock,
     BottleneckEncoder,
     ConvNormAct,
-    EfficientNetBlock,
     MiniEncoder,
     TransformerBranch,
     Widths,
@@ -45,7 +44,6 @@ from deploy_recipes.networks.longitudinal_parts import (
 DECODER = (320, 160, 80, 40)
 PATCHGAN_WIDTH = 64  # of its first convolution
 LEAK = 0.2
-DRAWN, HANDED_ON = 0.5, 2.0  # shares of chance and of the input in an EfficientNet kernel that nobody trained
 
 
 class DifferenceFusion(nn.Module):
@@ -228,26 +226,9 @@ def alternating(features: Tensor) -> Tensor:
 
 
 def initialise(net: nn.Module) -> None:
-    """Draw convolutions as the document does, Kaiming normal of fan-in, for ReLU; biases zero.
-
-    EfficientNet's blocks, which the document takes from a library, hand on what they see besides: seven blocks without
-    a shortcut, all drawn, leave so little of an image that INT8 rounding drowns it (4 dB instead of 20 at the logits).
-    """
+    """Draw convolutions as the document does, Kaiming normal of fan-in, for ReLU; biases zero."""
     for part in net.modules():
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-    for block in (part for part in net.modules() if isinstance(part, EfficientNetBlock)):
-        for part in block.modules():
-            if isinstance(part, nn.Conv2d) and part.bias is None:
-                hand_on(part.weight)
-
-
-@torch.no_grad()
-def hand_on(kernels: Tensor) -> None:
-    """Scale drawn kernels [out, in, h, w] down and add to each the middle of one input channel, in turn."""
-    narrow, wide, height, width = kernels.shape
-    channels = torch.arange(max(narrow, wide), device=kernels.device)
-    kernels *= DRAWN
-    kernels[channels % narrow, channels % wide, height // 2, width // 2] += HANDED_ON

@@ -11,6 +11,8 @@ from deploy_compile.audit import audit
 from deploy_compile.build import build
 from deploy_compile.build_openvino import layers
 from deploy_compile.heavy import heavy_aliases
+from deploy_compile.quantize import quantize
+from deploy_compile.ranges import calibrate
 from deploy_compile.results import Built, Graph, Layer
 from deploy_compile.sample_files import paths
 from deploy_compile.targets import Target, get
@@ -131,6 +133,29 @@ def test_an_engine_that_cannot_be_opened_is_told(made: Toy, tmp_path: Path) -> N
     files = paths(made.samples)
     with pytest.raises(DeployError, match="cannot open"):
         parity_run.outputs(tmp_path / "broken.onnx", "openvino", "fp32", INPUTS, OUTPUTS, Batch(), files, 1)
+
+
+def test_convolutions_that_share_a_bias_are_int8_all_the_same(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b"], ["x"], "/one/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["x"], ["r"], "/Relu"),
+        helper.make_node("Conv", ["r", "w2", "b"], ["y"], "/two/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["logits"], "/Relu_1"),
+    ]
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "b": (8,)}
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    size, shape = ["batch", 3, 16, 16], ["batch", 8, 16, 16]
+    path = toys.save(tmp_path / "fp32.onnx", nodes, weights, [("image", size)], [("logits", shape)])
+    np.savez(tmp_path / "000.npz", image=toys.images(1)[0])
+    fp32 = Graph(path, "fp32", 4, 2, 0, {})
+    ranges = calibrate(tmp_path, fp32, tmp_path, "minmax", 1)
+    int8 = quantize(tmp_path, fp32, ranges, ())
+    biases = {node.input[2] for node in onnx.load(int8.path).graph.node if node.op_type == "Conv"}
+    assert len(biases) == 2
+    outputs = (Tensor("logits", ("batch", 8, 16, 16)),)
+    built = build(tmp_path, int8, fp32, "openvino", "int8", get("cpu"), Batch(), INPUTS, outputs, ranges)
+    assert {layer.precision for layer in built.layers} == {"int8"}, built.reason
 
 
 def test_building_imports_no_library_in_this_process() -> None:

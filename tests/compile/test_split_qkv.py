@@ -45,7 +45,7 @@ def attention(path: Path, perm: list[int], parts: int = 3, bias: bool = True) ->
     }
     if not bias:
         del weights["b"]
-    sizes = {2: parts, 0: "batch", 3: HEADS, 1: TOKENS, 4: WIDTH}
+    sizes: dict[int, int | str] = {2: parts, 0: "batch", 3: HEADS, 1: TOKENS, 4: WIDTH}
     tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     shape = [sizes[axis] for axis in perm][1:]
     return onnx.load(toys.save(path, nodes, tensors, [("x", ["batch", TOKENS, DIM])], [("y", shape)]))
