@@ -84,7 +84,7 @@ def _builder(
 ) -> tuple[str, tuple[Any, ...]]:
     """Return the function that builds for a backend, as a worker is told it, and its arguments."""
     if backend == "openvino":
-        args = (graph.path, fp32.path, precision, inputs, outputs, batch, THREADS)
+        args = (out, graph.path, fp32.path, precision, inputs, outputs, batch, THREADS)
         return "deploy_compile.build_openvino:build", args
     if backend == "tensorrt_rtx":
         capabilities = tuple(compute_capabilities) or target.compute_capabilities

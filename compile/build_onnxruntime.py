@@ -127,6 +127,8 @@ def _precision(node: Any, types: Mapping[str, int]) -> str:
     if _kind(node) == "integer":
         return "int8"
     told = [types[name] for name in (*node.input, *node.output) if name in types]
-    if not told:
+    if not told:  # between operators of its own, whose types it does not state: where there is one, it is that
+        told = sorted(FLOAT_TYPES.keys() & set(types.values()))
+    if not told or (len(told) > 1 and not {*node.input, *node.output} & types.keys()):
         raise Unauditable(f"ONNX Runtime's optimised graph does not say in which type {node.name} computes")
     return FLOAT_TYPES[told[0]]

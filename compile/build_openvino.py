@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: the graph itself is what ships; it is compiled here to see that it compiles, and into what.
+"""OpenVINO on a CPU: the graph is what ships; it is compiled here to see that it compiles, and into what.
 
 The device compiles it again on first load, with the same properties (`deploy_runtime.backend_openvino`). Two traps:
 OpenVINO runs fp32 graphs in bf16 wherever the processor can, unless told otherwise, and answers a wish for bf16 on a
@@ -13,6 +13,7 @@ from typing import Any
 from deploy_compile.build import Refused, Unauditable
 from deploy_compile.heavy import heavy_aliases, heavy_nodes
 from deploy_compile.results import Layer
+from deploy_compile.rewrite_openvino import rewrite
 from deploy_runtime import backend_openvino
 from deploy_runtime.errors import DeployError
 from deploy_runtime.spec import Batch, Tensor
@@ -27,6 +28,7 @@ WIDEST = ("fp32", "bf16", "fp16", "int8")  # the widest first
 
 
 def build(
+    out: Path,
     graph: Path,
     fp32: Path,
     precision: str,
@@ -35,10 +37,14 @@ def build(
     batch: Batch,
     threads: int,
 ) -> tuple[Path, tuple[Layer, ...]]:
-    """Compile `graph` as the device will; return it with the precision of each heavy node of `fp32`.
+    """Compile `graph` as the device will; return what ships with the precision of each heavy node of `fp32`.
+
+    That is the graph itself, or its form in `out` where OpenVINO would compute it wrongly (`rewrite_openvino`).
 
     Raises Refused where OpenVINO does not take the graph or this processor lacks the precision.
     """
+    if precision.startswith("int8"):
+        graph = rewrite(graph, out / "model.onnx")
     try:
         session = backend_openvino.open(graph, precision, inputs, outputs, batch, threads, cache=None)
     except DeployError as error:

@@ -7,6 +7,8 @@ import onnx
 
 from deploy_compile import onnx_graph
 
+FOLDED = ("Add", "Mul")  # with a constant: a compiler may fold them into the heavy node before them
+
 
 def heavy_nodes(graph: Path) -> Mapping[str, str]:
     """Return the operator of every heavy node of an ONNX file by the node's name, in graph order.
@@ -19,7 +21,8 @@ def heavy_nodes(graph: Path) -> Mapping[str, str]:
 def heavy_aliases(graph: Path) -> Mapping[str, str]:
     """Return the other names that a heavy node goes by where it was fused with its bias, each with the node's name.
 
-    They are its output tensor, and name and output tensor of the Add of a constant that follows it.
+    They are its output tensor, and name and output tensor of each Add and Mul of a constant that follow it in a row: a
+    bias, a layer scale.
     """
     model = onnx.load(graph, load_external_data=False)
     links = onnx_graph.links(model)
@@ -27,8 +30,11 @@ def heavy_aliases(graph: Path) -> Mapping[str, str]:
     for node in onnx_graph.heavy_nodes(model):
         aliases[node.output[0]] = node.name
         readers = links.consumers.get(node.output[0], ())
-        if len(readers) == 1 and readers[0].op_type == "Add" and any(i in links.constants for i in readers[0].input):
+        while (
+            len(readers) == 1 and readers[0].op_type in FOLDED and any(i in links.constants for i in readers[0].input)
+        ):
             aliases |= {readers[0].name: node.name, readers[0].output[0]: node.name}
+            readers = links.consumers.get(readers[0].output[0], ())
     return aliases
 
 

@@ -145,7 +145,8 @@ def test_convolutions_that_share_a_bias_are_int8_all_the_same(tmp_path: Path) ->
     rng = np.random.default_rng(0)
     shapes = {"w1": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "b": (8,)}
     weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
-    size, shape = ["batch", 3, 16, 16], ["batch", 8, 16, 16]
+    size: list[int | str] = ["batch", 3, 16, 16]
+    shape: list[int | str] = ["batch", 8, 16, 16]
     path = toys.save(tmp_path / "fp32.onnx", nodes, weights, [("image", size)], [("logits", shape)])
     np.savez(tmp_path / "000.npz", image=toys.images(1)[0])
     fp32 = Graph(path, "fp32", 4, 2, 0, {})
@@ -192,8 +193,9 @@ def test_a_product_is_known_by_its_bias(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["xw"], "/fc/MatMul"),
         helper.make_node("Add", ["b", "xw"], ["y"], "/fc/Add"),
-        helper.make_node("MatMul", ["y", "w"], ["yw"], "/last/MatMul"),
-        helper.make_node("Add", ["y", "yw"], ["z"], "/residual"),
+        helper.make_node("Mul", ["y", "b"], ["s"], "/ls/Mul"),
+        helper.make_node("MatMul", ["s", "w"], ["yw"], "/last/MatMul"),
+        helper.make_node("Add", ["s", "yw"], ["z"], "/residual"),
     ]
     weights = [
         numpy_helper.from_array(np.ones((4, 4), np.float32), "w"),
@@ -201,7 +203,8 @@ def test_a_product_is_known_by_its_bias(tmp_path: Path) -> None:
     ]
     toys.save(tmp_path / "g.onnx", nodes, weights, [("x", ["batch", 4])], [("z", ["batch", 4])])
     assert heavy_aliases(tmp_path / "g.onnx") == {
-        "xw": "/fc/MatMul", "/fc/Add": "/fc/MatMul", "y": "/fc/MatMul", "yw": "/last/MatMul",
+        "xw": "/fc/MatMul", "/fc/Add": "/fc/MatMul", "y": "/fc/MatMul", "/ls/Mul": "/fc/MatMul", "s": "/fc/MatMul",
+        "yw": "/last/MatMul",
     }  # fmt: skip
 
 
