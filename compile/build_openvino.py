@@ -74,6 +74,7 @@ def layers(
         originals = operator["originalLayersNames"].split(",")
         if operator["layerType"] in FUSED_LAYERS:
             named = set(nodes).intersection(originals)
+            named |= {aliases[name] for name in originals if named and name in aliases}  # (q @ k) * scale
         elif operator["layerType"] in HEAVY_LAYERS:
             named = _named(originals, nodes, aliases)
         else:

@@ -38,6 +38,10 @@ def heavy_aliases(graph: Path) -> Mapping[str, str]:
     return aliases
 
 
+def _folds(node: onnx.NodeProto, links: onnx_graph.Links) -> bool:
+    return node.op_type in FOLDED and any(name in links.constants for name in node.input)
+
+
 def _heavy(graph: Path) -> list[onnx.NodeProto]:
     nodes = onnx_graph.heavy_nodes(onnx.load(graph, load_external_data=False))
     names = [node.name for node in nodes]

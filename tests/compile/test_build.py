@@ -174,12 +174,13 @@ def test_openvino_layers_are_found_under_all_their_names() -> None:
         operator("Convolution", "/b/Conv,/c/Conv,/relu", "bf16"),  # two convolutions in one layer
         operator("FullyConnected", "logits", "f32"),  # the last one goes by its output
         operator("Reorder", "/a/Conv", "f32"),  # moves values only
-        operator("Subgraph", "/q/MatMul,/q/Softmax,/v/MatMul,/q/Transpose", "bf16"),  # attention in one kernel
+        operator("Subgraph", "/q/Mul,/q/Softmax,/v/MatMul,/q/Transpose", "bf16"),  # attention in one kernel
+        operator("Subgraph", "/q/Mul", "f32"),  # pointwise, though a product may go by that name
         operator("Subgraph", "/a/Conv/scaled", "f32"),  # pointwise, with a name derived from a convolution's
     ]
     nodes = {"/a/Conv": "Conv", "/b/Conv": "Conv", "/c/Conv": "Conv", "/head": "Gemm", "/absent": "Conv"}
     nodes |= {"/q/MatMul": "MatMul", "/v/MatMul": "MatMul"}
-    assert layers(operators, nodes, {"logits": "/head"}) == (
+    assert layers(operators, nodes, {"logits": "/head", "/q/Mul": "/q/MatMul"}) == (
         Layer("/a/Conv", "Conv", "int8"),
         Layer("/b/Conv", "Conv", "bf16"),
         Layer("/c/Conv", "Conv", "bf16"),

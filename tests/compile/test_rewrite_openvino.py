@@ -26,7 +26,9 @@ def joined(folder: Path, kind: str) -> Path:
     nodes = [
         helper.make_node("Conv", ["image", "w1"], ["a"], "/a/Conv", pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["image", "w2"], ["b"], "/b/Conv", pads=[1, 1, 1, 1]),
-        helper.make_node(kind, ["a", "b"], ["c"], f"/{kind}", **({} if kind == "Add" else {"axis": 1})),
+        helper.make_node("Add", ["a", "b"], ["c"], "/Add")
+        if kind == "Add"
+        else helper.make_node("Concat", ["a", "b"], ["c"], "/Concat", axis=1),
         helper.make_node("Relu", ["c"], ["r"], "/Relu"),
         helper.make_node("Conv", ["r", "w3"], ["logits"], "/c/Conv"),
     ]
