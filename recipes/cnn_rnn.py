@@ -127,7 +127,7 @@ def clip_model(cell: str, parameters: int) -> Recipe:
             "summary", "ends", "read each direction's final state, the last frame's, the mean", ("ends", "last", "mean")
         ),
     )
-    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18"})
+    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18", "frames": "3"})
 
 
 def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:
@@ -158,7 +158,7 @@ def model(name: str, cell: str, parameters: int, params: tuple[Param, ...], **ch
     return recipe.fitted(recipe.values({}))
 
 
-TWIN = {"size": "64", "frames": "3", "depth": "1", "hidden_dim": "256"}
+TWIN = {"size": "64", "frames": "6", "depth": "1", "hidden_dim": "256"}
 
 CNN_RNN = Recipe(
     name="cnn_rnn",

@@ -68,7 +68,7 @@ TECNO = Recipe(
             "add its rounding to the stream that all later ones read",
         ),
     ),
-    twin={"size": "64", "frames": "3", "num_layers": "2"},
+    twin={"size": "64"},
 )
 
 RECIPES = (
