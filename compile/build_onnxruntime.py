@@ -61,7 +61,7 @@ def layers(model: Any, nodes: Mapping[str, str]) -> tuple[Layer, ...]:
 
 def _stem(name: str, nodes: Mapping[str, str]) -> str:
     """Return the heavy node that a fused operator was made from: `/MatMul` of `/MatMul/MatMulScaleFusion/`."""
-    stem = name
+    stem = name.removeprefix("fused ")  # with an activation
     while stem and stem not in nodes:
         stem = stem.rpartition("/")[0]
     return stem or name

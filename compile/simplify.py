@@ -24,6 +24,9 @@ CHECK_SEED = 2002
 # max |simplified - raw| / max |raw|: folding a batch normalisation rounds each weight once more. resnet152 with
 # undamped gammas moved 4e-4 by rounding alone (its answer moves as much for an input change of 1e-7).
 MOST_RELATIVE = 1e-3
+# Where long normalisations were split it is the raw graph that is off: 2.8e-4 each time in ONNX Runtime, 4.3e-3 at the
+# end of a network of twenty.
+MOST_RELATIVE_NORMS = 2e-2
 # Not wanted: the first turns the linear layers of transformers into Reshape, Gemm, Reshape, without their names; the
 # second makes one node of attention with separate q, k and v, from com.microsoft, which only ONNX Runtime knows.
 SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched", "fuse_attention"]
@@ -36,11 +39,12 @@ def simplify(out: Path, graph: Graph) -> Graph:
     """
     path = out / "fp32.onnx"
     if graph.path.with_name(f"{graph.path.name}.data").exists():
-        _simplify_large(graph.path, path)
+        norms = _simplify_large(graph.path, path)
     else:
         model, _ = onnxsim.simplify(onnx.load(graph.path), skipped_optimizers=SKIPPED)
-        save(_tidied(model), path)
-    _same_answers(graph.path, path)
+        norms = _tidy(model)
+        save(model, path)
+    _same_answers(graph.path, path, MOST_RELATIVE_NORMS if norms else MOST_RELATIVE)
     nodes = onnx.load(path, load_external_data=False).graph.node
     return Graph(
         path=path,
@@ -52,16 +56,20 @@ def simplify(out: Path, graph: Graph) -> Graph:
     )
 
 
-def _simplify_large(raw: Path, path: Path) -> None:
-    """Have onnxsim write the weights, then mend names in the structure alone."""
+def _simplify_large(raw: Path, path: Path) -> int:
+    """Have onnxsim write the weights, then tidy what it wrote; return how many norms were split."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / "graph.onnx"
         onnxsim.simplify(str(raw), output_path=str(written), skipped_optimizers=SKIPPED)
-        save(_tidied(onnx.load(written)), path)
+        model = onnx.load(written)
+    norms = _tidy(model)
+    save(model, path)
+    return norms
 
 
-def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Turn Constant nodes that hold tensors into initializers, drop what onnxsim noted, and name every node."""
+def _tidy(model: onnx.ModelProto) -> int:
+    """Turn Constant nodes that hold tensors into initializers, drop what onnxsim noted, name every node, and run our
+    own passes; return how many norms were split."""
     kept = []
     for node in model.graph.node:
         value = next((item.t for item in node.attribute if item.name == "value"), None)
@@ -78,18 +86,17 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     name_nodes(model)
     split_means(model)
     split_qkv(model)
-    split_norms(model)  # after split_means: it writes means that need no splitting
-    return model
+    return split_norms(model)  # after split_means: it writes means that need no splitting
 
 
-def _same_answers(raw: Path, simplified: Path) -> None:
+def _same_answers(raw: Path, simplified: Path, most: float) -> None:
     feed = _feed(raw)
     wanted, found = _run(raw, feed), _run(simplified, feed)
     for name, value in wanted.items():
         scale = max(float(np.abs(value).max()), float(np.finfo(np.float32).tiny))
         error = float(np.abs(found[name] - value).max()) / scale
-        if not error <= MOST_RELATIVE:
-            raise ValueError(f"simplifying changed {name} by {error:.2g} of its scale, more than {MOST_RELATIVE}")
+        if not error <= most:
+            raise ValueError(f"simplifying changed {name} by {error:.2g} of its scale, more than {most}")
 
 
 def _feed(path: Path) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from deploy_recipes import densenet
 from deploy_recipes.recipe import Classes, Features, MultiLabel, Param, Preprocess, Recipe, Tensor
 from deploy_recipes.vit import LARGEST, whole_patches
 from deploy_runtime.errors import UsageError
@@ -37,8 +38,6 @@ LABELS = (  # of ChestX-ray14, in the order of its paper (Wang et al., arXiv:170
 SIZE = 224
 SHORT_SIDE = 256  # of a 224 crop, as CheXNet is tested
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DENSENET_121 = (6, 12, 24, 16)  # layers of its four blocks
-DENSENET_WIDTH = 1024
 
 PATCH = 14
 RADDINO_HUB = "microsoft/rad-dino"
@@ -59,14 +58,7 @@ def chexnet(*, num_classes: int, size: int, channels: int, depth: int, features:
     It gives probabilities [batch, num_classes], with `features` also what reaches the classifier, [batch, 1024];
     `depth` is the most layers a dense block keeps. Keys are torchvision's: the sigmoid has none.
     """
-    from torch import nn
-    from torchvision.models import DenseNet  # type: ignore[import-untyped]
-
-    first, second, third, fourth = (min(count, depth or count) for count in DENSENET_121)
-    net: nn.Module = DenseNet(32, (first, second, third, fourth), 64, num_classes=num_classes)
-    if channels != 3:
-        stem = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        net.get_submodule("features").conv0 = stem
+    net = densenet.network(densenet.DENSENET_121, num_classes=num_classes, channels=channels, depth=depth)
     net.register_forward_hook(lambda _, __, logits: logits.sigmoid())
     if features:
         from deploy_recipes.networks.features import with_features
@@ -137,9 +129,10 @@ def shaped_chexnet(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Fit image size, channels and labels; fourteen are those of ChestX-ray14."""
     classes = values["num_classes"]
     probabilities = Tensor("probabilities", ("batch", classes), layout="NC")
+    blocks = densenet.shortened(densenet.DENSENET_121, values["depth"])
     return replace(
         _imagenet(recipe, values),
-        outputs=_with_features(values, probabilities, DENSENET_WIDTH),
+        outputs=_with_features(values, probabilities, densenet.width(blocks)),
         task=MultiLabel(classes, 0.5, of=("probabilities",)),
         labels=LABELS if classes == len(LABELS) else (),
     )

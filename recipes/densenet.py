@@ -23,6 +23,7 @@ STEM, HEAD = "features.conv0", "classifier"
 LEAST = 29  # 29 -> 15 -> 8 -> 4 -> 2 -> 1; of 28 the last pooling would get a single place
 GROWTH, FIRST = 32, 64  # channels that a layer adds, and that the stem gives
 Blocks = tuple[int, int, int, int]  # layers of each of the four
+DENSENET_121 = (6, 12, 24, 16)  # layers of its blocks
 _OLD_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -109,7 +110,7 @@ DENSENET = Recipe(
 )
 
 RECIPES = (
-    model("densenet121", 7_978_856, (6, 12, 24, 16)),
+    model("densenet121", 7_978_856, DENSENET_121),
     model("densenet169", 14_149_480, (6, 12, 32, 32)),
     model("densenet201", 20_013_928, (6, 12, 48, 32)),
     model(
