@@ -109,7 +109,7 @@ def compile_into(name: str, path: Path) -> None:
             "verdict": outcome.choice.sentence,
             "chosen": outcome.rows[outcome.choice.chosen].name,
             "candidates": [row_of(row) for row in outcome.rows],
-            "deepest_branch": deepest_branch(recipe, stages(load, recipe, name, {}, "seeded", None, None)),
+            "deepest_branch": deepest_branch(recipe, stages(load, recipe, name, {}, "seeded", None, options.uncertainty)),
         }
     except DeployError as error:
         found["failed"] = error.message

@@ -7,14 +7,15 @@ of its scene in motion, contrast, light and place. So there is something to tell
 The trap: they say nothing about accuracy on real data, and everything made with them says so.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from deploy_recipes.recipe import Preprocess, Recipe, Tensor
+from deploy_runtime.preprocess import sample_uniformly
 
-SCENES = 4  # different pictures; a network of fewer classes shares them out
-SCENE_SEED = 17
 SCENES = 4  # different pictures; a network of fewer classes shares them out
 SCENE_SEED = 17
 WAVES = 10  # plane waves in one sample
@@ -27,7 +28,17 @@ Array = NDArray[np.float32]
 
 
 def sample(recipe: Recipe, seed: int, index: int) -> dict[str, Array]:
-    """Return sample `index` of the series `seed`: every input of the recipe by name, with a batch axis of 1."""
+    """Return sample `index` of the series `seed`: every input of the recipe by name, with a batch axis of 1.
+
+    Pathways look at one clip: the longest of them is drawn, and the others take their frames of it.
+    """
+    pathways = {} if recipe.preprocess is None else recipe.preprocess.pathways
+    if pathways:
+        longest = max(recipe.inputs, key=lambda tensor: pathways[tensor.name])
+        clip = sample(_one(recipe, longest), seed, index)[longest.name]
+        axis = longest.layout.index("T")
+        frames = {name: sample_uniformly(clip.shape[axis], count) for name, count in pathways.items()}
+        return {tensor.name: np.ascontiguousarray(clip.take(frames[tensor.name], axis)) for tensor in recipe.inputs}
     return {
         tensor.name: _fill(
             tensor,
@@ -37,6 +48,12 @@ def sample(recipe: Recipe, seed: int, index: int) -> dict[str, Array]:
         )[None]
         for place, tensor in enumerate(recipe.inputs)
     }
+
+
+def _one(recipe: Recipe, tensor: Tensor) -> Recipe:
+    """Return the recipe as one that only has this input."""
+    assert recipe.preprocess is not None, "it has pathways"
+    return replace(recipe, inputs=(tensor,), preprocess=replace(recipe.preprocess, pathways={}))
 
 
 def _fill(tensor: Tensor, preprocess: Preprocess | None, scene: Generator, rng: Generator) -> Array:

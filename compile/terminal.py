@@ -181,6 +181,7 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
         frames = f"{each}{how.frames} frames sampled uniformly, " if how.frames else each
         frames += "".join(f"{count} of them for {name}, " for name, count in how.pathways.items())
         side = f"short side to {how.short_side} px, " if how.short_side else ""
+        side = f"squeezed to {how.stretch[0]}x{how.stretch[1]}, " if how.stretch else side
         constants = f"/255, mean {list(how.mean)}, std {list(how.std)}"
         rows.append(("preprocessing", f"{frames}{side}centre crop {how.crop[0]}x{how.crop[1]}, {constants}"))
     rows += [("--param", f"{p.name}={p.default}  {p.help}") for p in recipe.params]

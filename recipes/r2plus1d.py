@@ -21,19 +21,18 @@ LEAST_FRAMES = 2  # the temporal kernels are 3 long: of a single frame their end
 WINDOW = (4, 7)  # the head's pooling window in pytorchvideo, in frames and in pixels of the last map
 SHORTENED = 4  # frames of a clip for each frame of the last map there: two temporal strides of 2
 
-# torchvision's R2Plus1D_18_Weights.KINETICS400_V1. It resizes every frame to 128 by 171 pixels, whatever its shape:
-# on frames of 4:3 that is a short side of 128, and wider ones it squeezes, which is not done here.
+# torchvision's R2Plus1D_18_Weights.KINETICS400_V1: every frame is squeezed to 128 by 171 pixels, whatever its shape.
 TORCHVISION = Preprocess(
     crop=(112, 112),
     mean=(0.43216, 0.394666, 0.37645),
     std=(0.22803, 0.22145, 0.216989),
     layout="CTHW",
-    short_side=128,
+    stretch=(128, 171),
     frames=FRAMES,
     antialias=False,
 )
 # As of all Kinetics networks of pytorchvideo; 224 pixels are what its head's window of 7 by 7 is made for.
-PYTORCHVIDEO = replace(TORCHVISION, crop=(224, 224), mean=(0.45,) * 3, std=(0.225,) * 3, short_side=256)
+PYTORCHVIDEO = replace(TORCHVISION, crop=(224, 224), mean=(0.45,) * 3, std=(0.225,) * 3, short_side=256, stretch=None)
 
 
 def of_torchvision(
@@ -104,7 +103,7 @@ def pretrained_18(**_params: object) -> Mapping[str, Any]:
 
 
 def shaped(standard: Preprocess, width: int, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Fit clip length, frame size, channels, classes and features. The short side keeps its proportion to the crop.
+    """Fit clip length, frame size, channels, classes and features; what frames are resized to keeps its proportion.
 
     `standard` is the preprocessing of the library, `width` the length of its network's feature vector.
     """
@@ -123,7 +122,8 @@ def shaped(standard: Preprocess, width: int, recipe: Recipe, values: Mapping[str
             standard,
             frames=frames,
             crop=(size, size),
-            short_side=round((standard.short_side or size) * size / standard.crop[0]),
+            short_side=None if standard.short_side is None else round(standard.short_side * size / standard.crop[0]),
+            stretch=standard.stretch and tuple(round(side * size / standard.crop[0]) for side in standard.stretch),
             mean=mean,
             std=std,
         ),

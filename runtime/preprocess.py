@@ -164,6 +164,8 @@ def _windows(height: int, width: int, how: Preprocess) -> tuple[Array, Array]:
 
 def _new_size(height: int, width: int, how: Preprocess) -> tuple[int, int]:
     short, size = min(height, width), how.short_side
+    if how.stretch is not None:
+        return how.stretch
     if size is None:
         return height, width
     photo, clip = int(size * max(height, width) / short), math.floor(max(height, width) / short * size)

@@ -104,6 +104,7 @@ class Preprocess:
     `(value - mean) / std` per channel. `antialias` filters when shrinking, as Pillow does; PyTorch's
     `interpolate`, which pytorchvideo uses, does not. `layout` is that of one sample, without its batch axis.
 
+    `stretch` (height, width) stands instead of `short_side` where training squeezed every frame to one size.
     A network of several images (a pair of studies) has each go through the same. `pathways` is for a network that
     looks at one clip several times: by input, how many of the clip's frames it takes, evenly spread.
     """
@@ -117,6 +118,7 @@ class Preprocess:
     antialias: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     pathways: Mapping[str, int] = field(default_factory=dict)
+    stretch: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

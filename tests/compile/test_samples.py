@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_compile import media, samples
+from deploy_compile import media, samples, synthetic
 from deploy_compile.results import Samples
 from deploy_compile.sample_files import read
 from deploy_recipes import Classes, Preprocess, Recipe, Tensor
@@ -181,3 +181,17 @@ def test_golden_inputs_stay_below_their_limit() -> None:
     large = replace(IMAGES, inputs=(Tensor("volume", ("batch", 1, 160, 160, 160), layout="NCTHW"),))
     assert samples._golden_count(large) == 2
     assert samples._golden_count(IMAGES) == samples.GOLDEN
+
+
+def test_pathways_of_a_synthetic_clip_show_the_same_clip() -> None:
+    slowfast = replace(
+        CLIPS,
+        inputs=(
+            Tensor("slow", ("batch", 3, 2, 32, 32), layout="NCTHW"),
+            Tensor("fast", ("batch", 3, 4, 32, 32), layout="NCTHW"),
+        ),
+        preprocess=replace(CLIPS.preprocess, pathways={"slow": 2, "fast": 4}),  # type: ignore[type-var]
+    )
+    made = synthetic.sample(slowfast, 1, 0)
+    assert np.array_equal(made["slow"], made["fast"][:, :, [0, 3]])
+    assert not np.array_equal(made["fast"], synthetic.sample(slowfast, 1, 4)["fast"])  # the same scene, another sample

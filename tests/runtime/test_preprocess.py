@@ -13,9 +13,9 @@ from torch.nn.functional import interpolate
 from torchvision import transforms  # type: ignore[import-untyped]
 
 from deploy_runtime.errors import DeployError
-from deploy_runtime.preprocess import prepare, sample_uniformly, weights
+from deploy_runtime.preprocess import prepare, prepare_inputs, sample_uniformly, weights
 from deploy_runtime.session import Array
-from deploy_runtime.spec import Preprocess
+from deploy_runtime.spec import Preprocess, Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PHOTO = Preprocess((24, 20), MEAN, STD, "CHW", short_side=32)
@@ -137,3 +137,47 @@ def test_a_film_shorter_than_the_network_sees_repeats_its_frames() -> None:
 def test_frames_of_another_kind_are_refused_with_what_is_wanted(frames: Any, how: Preprocess, said: str) -> None:
     with pytest.raises(DeployError, match=said):
         prepare(frames, how)
+
+
+def test_bicubic_is_pillows() -> None:
+    frame = pixels(50, 70, 3)
+    how = replace(PHOTO, short_side=32, crop=(32, 40), interpolation="bicubic", mean=(0.0,) * 3, std=(1.0,) * 3)
+    wanted = Image.fromarray(frame).resize((44, 32), Image.Resampling.BICUBIC).crop((2, 0, 42, 32))
+    found = prepare(frame, how).transpose(1, 2, 0) * 255
+    assert np.abs(found - np.asarray(wanted, np.float32)).max() <= 1.01
+
+
+def test_squeezed_frames_have_the_size_that_training_had() -> None:
+    how = replace(CLIP, short_side=None, stretch=(20, 27), crop=(16, 16), frames=2)
+    wide, square = (prepare(pixels(30, width, 3)[None], how) for width in (80, 30))
+    assert wide.shape == square.shape == (3, 2, 16, 16)
+
+
+def test_a_network_of_one_channel_sees_colour_as_its_luma() -> None:
+    frame = pixels(24, 20, 3)
+    how = replace(PHOTO, short_side=None, mean=(0.0,), std=(1.0,))
+    grey = np.asarray(Image.fromarray(frame).convert("L"), np.float32)
+    assert np.abs(prepare(frame, how)[0] * 255 - grey).max() <= 1.01
+    assert np.array_equal(prepare(np.asarray(grey, np.uint8), how)[0], np.asarray(grey, np.uint8) / np.float32(255))
+
+
+SLOWFAST = (Tensor("slow", ("batch", 3, 2, 16, 16)), Tensor("fast", ("batch", 3, 5, 16, 16)))
+PAIR = (Tensor("baseline", ("batch", 3, 24, 20)), Tensor("followup", ("batch", 3, 24, 20)))
+
+
+def test_pathways_take_frames_of_one_clip() -> None:
+    how = replace(CLIP, pathways={"slow": 2, "fast": 5})
+    made = prepare_inputs(np.stack([pixels(20, 24, 3, seed=seed) for seed in range(9)]), how, SLOWFAST)
+    assert {name: array.shape for name, array in made.items()} == {"slow": (3, 2, 16, 16), "fast": (3, 5, 16, 16)}
+    assert np.array_equal(made["slow"], made["fast"][:, [0, 4]])
+
+
+def test_a_pair_goes_through_one_transform_and_one_image_is_refused() -> None:
+    before, after = pixels(40, 44, 3), pixels(50, 60, 3)
+    made = prepare_inputs({"baseline": before, "followup": after}, PHOTO, PAIR)
+    assert np.array_equal(made["baseline"], prepare(before, PHOTO))
+    assert np.array_equal(made["followup"], prepare(after, PHOTO))
+    with pytest.raises(DeployError, match="one image is given and the network compares 2: baseline, followup"):
+        prepare_inputs(before, PHOTO, PAIR)
+    with pytest.raises(DeployError, match="the frames are baseline instead of baseline, followup"):
+        prepare_inputs({"baseline": before}, PHOTO, PAIR)
