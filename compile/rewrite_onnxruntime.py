@@ -13,6 +13,8 @@ are several times slower than those for U8. So this pass takes the symmetric gra
    asks for (rounding below 1/2 of such a unit; for convolutions ONNX Runtime does that itself).
 5. Operators that only move values (MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze) pass a quantization on
    unchanged, from whichever side has one.
+6. What a Softmax gives is quantized over 0 to 1 whatever calibration saw: its integer kernel (1.31) starts again at 0
+   above the largest value instead of staying there.
 
 On other processors the same is done with S8 (every zero point 128 lower). Graph outputs stay float. The traps: a
 tensor that one consumer reads in float keeps its producer float, so every consumer reads behind the pair; rules 2 and
@@ -57,6 +59,7 @@ def rewrite(source: Path, destination: Path, ranges: Ranges, *, unsigned: bool =
     _pool_means(model)
     _pass_back(model.graph, grids)
     _spread(model, grids, ranges.tensors)
+    _hold_probabilities(model.graph, grids)
     _quantize_biases(model, grids)
     _insert(model, grids, np.uint8 if unsigned else np.int8)
     del model.graph.value_info[:]  # they tell the types of tensors that are gone
@@ -141,6 +144,13 @@ def _spread(model: onnx.ModelProto, grids: dict[str, Grid], ranges: Mapping[str,
         tensor = readers[0].output[0] if before_relu else node.output[0]
         if tensor not in outputs and tensor not in grids:
             grids[tensor] = grid(ranges[tensor], before_relu or node.op_type == "Relu")
+
+
+def _hold_probabilities(graph: onnx.GraphProto, grids: dict[str, Grid]) -> None:
+    """Let the results of a Softmax reach 1: rule 6 of the module."""
+    for node in graph.node:
+        if node.op_type == "Softmax" and node.output[0] in grids:
+            grids[node.output[0]] = Grid(1 / UNSIGNED_STEPS, 0)
 
 
 def _quantize_biases(model: onnx.ModelProto, grids: Mapping[str, Grid]) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy_compile.build_onnxruntime import layers
 from deploy_compile.heavy import heavy_nodes
-from deploy_compile.results import Range, Ranges
+from deploy_compile.quantize import quantize
+from deploy_compile.ranges import calibrate
+from deploy_compile.results import Graph, Range, Ranges
 from deploy_compile.rewrite_onnxruntime import Grid, grid, rewrite
 from tests import toys
 from tests.compile.quantized_toy import Toy, toy
@@ -102,3 +105,28 @@ def test_a_grid_spans_the_calibrated_range(least: float, span: float, at: float)
 
 def test_a_tensor_only_ever_zero_has_a_grid() -> None:
     assert grid(Range(0.0, 0.0, 0.0, 0.0, "minmax")) == Grid(1e-8 / 255, 0)
+
+
+def test_probabilities_between_integer_layers_do_not_wrap(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in {"w1": (8, 3, 1), "w2": (4, 8, 1)}.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["scores"], "/one/Conv"),
+        helper.make_node("Softmax", ["scores"], ["shares"], "/Softmax", axis=1),
+        helper.make_node("Conv", ["shares", "w2"], ["logits"], "/two/Conv"),
+    ]
+    size: list[int | str] = ["batch", 3, 16]
+    shape: list[int | str] = ["batch", 4, 16]
+    path = toys.save(tmp_path / "fp32.onnx", nodes, weights, [("image", size)], [("logits", shape)])
+    (tmp_path / "samples").mkdir()
+    np.savez(tmp_path / "samples" / "000.npz", image=toys.images(1)[0][..., 0])
+    fp32 = Graph(path, "fp32", 3, 2, 0, {})
+    ranges = calibrate(tmp_path, fp32, tmp_path / "samples", "minmax", 1)
+    clipped = replace(ranges.tensors["shares"], threshold=ranges.tensors["shares"].threshold * 0.7)
+    ranges = replace(ranges, tensors={**ranges.tensors, "shares": clipped})
+    made = rewrite(quantize(tmp_path, fp32, ranges, ()).path, tmp_path / "u8.onnx", ranges)
+    images = np.concatenate(toys.images(4, seed=1))[..., 0]
+    assert sqnr(run(made, images), run(made, images, optimised=True)) > 30
