@@ -143,12 +143,38 @@ def check_inputs(inputs: Mapping[str, Array], wanted: tuple[Tensor, ...], batch:
             ", ".join(map(str, inputs)) or "nothing" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
         )
         raise DeployError(f"the inputs are {given} instead of {names}", f"Give a dictionary with exactly {names}.")
+    _check_order(inputs, wanted, batch)
     for tensor in wanted:
         _check_input(inputs[tensor.name], tensor, batch)
     sizes = {tensor.name: len(inputs[tensor.name]) for tensor in wanted}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise DeployError(f"the inputs have different batches: {said}", "Give every input the same number of samples.")
+
+
+def _check_order(inputs: Mapping[str, Array], wanted: tuple[Tensor, ...], batch: Batch) -> None:
+    """Raise DeployError where two inputs do not fit as they are named and would, exchanged."""
+    wrong = [tensor for tensor in wanted if not _fits(inputs[tensor.name], tensor, batch)]
+    if len(wrong) != 2:
+        return
+    one, other = wrong
+    if _fits(inputs[one.name], other, batch) and _fits(inputs[other.name], one, batch):
+        raise DeployError(
+            f"inputs {one.name} and {other.name} look exchanged: {one.name} is {list(inputs[one.name].shape)} and "
+            f"{other.name} is {list(inputs[other.name].shape)}",
+            f"Give the first as {other.name} and the second as {one.name}.",
+        )
+
+
+def _fits(array: object, tensor: Tensor, batch: Batch) -> bool:
+    return (
+        isinstance(array, np.ndarray)
+        and array.ndim == len(tensor.shape)
+        and all(
+            batch.least <= size <= batch.most if isinstance(dim, str) else size == dim
+            for size, dim in zip(array.shape, tensor.shape, strict=True)
+        )
+    )
 
 
 def _check_input(array: Array, tensor: Tensor, batch: Batch) -> None:
@@ -175,9 +201,8 @@ def _check_input(array: Array, tensor: Tensor, batch: Batch) -> None:
             f"input {tensor.name} has {array.ndim} axes, {list(array.shape)}, instead of {len(tensor.shape)}",
             f"Give {shape}{hint}.",
         )
-    for size, dim in zip(array.shape, tensor.shape, strict=True):
-        if not (batch.least <= size <= batch.most if isinstance(dim, str) else size == dim):
-            raise DeployError(f"input {tensor.name} has the shape {list(array.shape)}", f"Give {shape}.")
+    if not _fits(array, tensor, batch):
+        raise DeployError(f"input {tensor.name} has the shape {list(array.shape)}", f"Give {shape}.")
     if not np.all(np.isfinite(array)):
         raise DeployError(
             f"input {tensor.name} has NaN or Inf", "Look at where it comes from: no answer to it would mean anything."

@@ -1,6 +1,9 @@
 """Seeded weights: the same everywhere, nothing dead in them, and a network that parity can say something about."""
 
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +56,17 @@ WITHOUT_BRANCHES = {"densenet121", "densenet169", "densenet201", "densenet264", 
 WITHOUT_BRANCHES |= {"patchgan_discriminator"}
 
 
-@pytest.mark.parametrize("name", [name for name in deploy_recipes.names() if name not in WITHOUT_BRANCHES])
+def with_branches() -> Iterator[Any]:
+    """Every recipe with residual branches; those after the first two of a family are slow tests."""
+    seen = Counter[str]()
+    for name in deploy_recipes.names():
+        if name not in WITHOUT_BRANCHES:
+            family = deploy_recipes.get(name).family
+            seen[family] += 1
+            yield pytest.param(name, marks=pytest.mark.slow) if seen[family] > 2 else name
+
+
+@pytest.mark.parametrize("name", with_branches())
 def test_the_deepest_branch_is_alive_in_the_twin(name: str) -> None:
     assert moved(*built(deploy_recipes.get(name), **twin(name))) >= LEAST_IN_TWIN
 

@@ -206,6 +206,18 @@ def test_inputs_of_different_batches_are_refused() -> None:
         check_inputs(arrays, wanted, Batch(1, 2, 2))
 
 
+def test_two_inputs_exchanged_are_told_so() -> None:
+    from deploy_runtime.model import check_inputs
+
+    wanted = (Tensor("slow", ("batch", 3, 8, 4, 4)), Tensor("fast", ("batch", 3, 32, 4, 4)))
+    slow, fast = np.zeros((1, 3, 8, 4, 4), np.float32), np.zeros((1, 3, 32, 4, 4), np.float32)
+    check_inputs({"slow": slow, "fast": fast}, wanted, Batch())
+    with pytest.raises(DeployError, match="slow and fast look exchanged"):
+        check_inputs({"slow": fast, "fast": slow}, wanted, Batch())
+    with pytest.raises(DeployError, match="slow has the shape"):
+        check_inputs({"slow": fast, "fast": fast}, wanted, Batch())
+
+
 def test_frames_become_what_the_network_takes(model: Any) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     image = model.preprocess(frames)
