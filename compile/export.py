@@ -24,6 +24,17 @@ from deploy_runtime.errors import DeployError
 OPSET = 19  # the first whose QuantizeLinear takes fp16 scales, and one that TensorRT 10.3 still reads
 IR_VERSION = 10  # the newest that TensorRT 10.3's parser and ONNX Runtime 1.18 read
 EXAMPLE_SEED = 2001
+# Warnings about what we chose knowingly, or what a later stage sees to.
+KNOWN: tuple[tuple[str, type[Warning]], ...] = (
+    ("You are using the legacy TorchScript-based ONNX export", DeprecationWarning),
+    ("The feature will be removed", DeprecationWarning),  # its own helpers
+    (".*torch.jit.*is deprecated", FutureWarning),
+    (".*torch.jit.*is deprecated", DeprecationWarning),
+    ("Constant folding - Only steps=1", UserWarning),  # of a pad: onnxsim folds it
+    ("Exporting a model to ONNX with a batch_size other than 1", UserWarning),  # recurrent nets: the canaries look
+    ("# The axis name: batch will not be used", UserWarning),  # all inputs share it
+    ("", TracerWarning),
+)
 EXPORTERS = ("torchscript", "dynamo")
 
 
@@ -173,19 +184,8 @@ def _traceable() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.filterwarnings(
-                "ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning
-            )
-            warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)  # its own helpers
-            warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", ".*torch.jit.*is deprecated", DeprecationWarning)
-            warnings.filterwarnings(
-                "ignore", "Constant folding - Only steps=1", UserWarning
-            )  # of a pad: onnxsim folds it
-            warnings.filterwarnings("ignore", category=TracerWarning)
-            warnings.filterwarnings(
-                "ignore", "# The axis name: batch will not be used", UserWarning
-            )  # all inputs share it
+            for message, category in KNOWN:
+                warnings.filterwarnings("ignore", message, category)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
