@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deploy_recipes.networks import clips
 from deploy_recipes.networks.pytorchvideo_models import library, published
-from deploy_recipes.recipe import Classes, Keep, Param, Preprocess, Recipe, Tensor
+from deploy_recipes.recipe import Classes, Keep, Param, Preprocess, Recipe
 from deploy_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,25 +109,11 @@ def shaped(recipe: Recipe, values: Mapping[str, Any], *, ahead: int) -> Recipe:
     `ahead` is 1 where a block widens the tokens for the next one, 0 where it widens its own. Raises UsageError for a
     size or length that the stem's steps do not divide.
     """
-    frames, size, classes, channels = values["frames"], values["size"], values["num_classes"], values["channels"]
-    multiple("size", size, PATCH, f"the stem takes every {PATCH}th pixel")
-    multiple("frames", frames, 2, "the stem takes every second frame")
+    multiple("size", values["size"], PATCH, f"the stem takes every {PATCH}th pixel")
+    multiple("frames", values["frames"], 2, "the stem takes every second frame")
     doublings = sum(place < (values["depth"] or BLOCKS) + ahead for place in WIDER)
-    logits = Tensor("logits", ("batch", classes), layout="NC")
-    vector = Tensor("features", ("batch", WIDTH * 2**doublings), layout="NC")
     return replace(
-        recipe,
-        inputs=(Tensor("video", ("batch", channels, frames, size, size), layout="NCTHW"),),
-        outputs=(logits, vector) if values["features"] else (logits,),
-        task=Classes(classes, of=("logits",) if values["features"] else ()),
-        preprocess=replace(
-            KINETICS,
-            frames=frames,
-            crop=(size, size),
-            short_side=round(SHORT_SIDE * size / SIZE),
-            mean=(MEAN,) * channels,
-            std=(STD,) * channels,
-        ),
+        clips.fit(recipe, values, KINETICS, WIDTH * 2**doublings),
         adapt=partial(resized, recipe.network, dict(values)),
     )
 

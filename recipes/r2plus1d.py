@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deploy_recipes.networks import clips
 from deploy_recipes.networks.pytorchvideo_models import STRIDE, library, published, shorten, with_clip_features
-from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,27 +108,7 @@ def shaped(standard: Preprocess, width: int, recipe: Recipe, values: Mapping[str
 
     `standard` is the preprocessing of the library, `width` the length of its network's feature vector.
     """
-    frames, size, classes, channels = values["frames"], values["size"], values["num_classes"], values["channels"]
-    mean, std = standard.mean, standard.std
-    if channels == 1:
-        mean, std = ((sum(each) / len(each),) for each in (mean, std))
-    logits = Tensor("logits", ("batch", classes), layout="NC")
-    vector = Tensor("features", ("batch", width), layout="NC")
-    return replace(
-        recipe,
-        inputs=(Tensor("video", ("batch", channels, frames, size, size), layout="NCTHW"),),
-        outputs=(logits, vector) if values["features"] else (logits,),
-        task=Classes(classes, of=("logits",) if values["features"] else ()),
-        preprocess=replace(
-            standard,
-            frames=frames,
-            crop=(size, size),
-            short_side=None if standard.short_side is None else round(standard.short_side * size / standard.crop[0]),
-            stretch=standard.stretch and tuple(round(side * size / standard.crop[0]) for side in standard.stretch),
-            mean=mean,
-            std=std,
-        ),
-    )
+    return clips.fit(recipe, values, standard, width)
 
 
 def model(name: str, standard: Preprocess, least_size: int, width: int, **stated: Any) -> Recipe:

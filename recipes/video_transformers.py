@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deploy_recipes.mvit import multiple
-from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_recipes.networks import clips
+from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,26 +85,9 @@ def shaped(recipe: Recipe, values: Mapping[str, Any], *, standard: Preprocess, t
 
     Raises UsageError for a size or length that does not divide into tokens of `tubelet` frames and 16 by 16 pixels.
     """
-    frames, size, classes, channels = values["frames"], values["size"], values["num_classes"], values["channels"]
-    multiple("size", size, PATCH, f"the network cuts frames in patches of {PATCH} pixels")
-    multiple("frames", frames, tubelet, f"a token is {tubelet} frames long")
-    logits = Tensor("logits", ("batch", classes), layout="NC")
-    vector = Tensor("features", ("batch", WIDTH), layout="NC")
-    grey = channels == 1
-    return replace(
-        recipe,
-        inputs=(Tensor("video", ("batch", frames, channels, size, size), layout="NTCHW"),),
-        outputs=(logits, vector) if values["features"] else (logits,),
-        task=Classes(classes, of=("logits",) if values["features"] else ()),
-        preprocess=replace(
-            standard,
-            frames=frames,
-            crop=(size, size),
-            short_side=round((standard.short_side or SIZE) * size / SIZE),
-            mean=(round(sum(standard.mean) / 3, 4),) if grey else standard.mean,
-            std=(round(sum(standard.std) / 3, 4),) if grey else standard.std,
-        ),
-    )
+    multiple("size", values["size"], PATCH, f"the network cuts frames in patches of {PATCH} pixels")
+    multiple("frames", values["frames"], tubelet, f"a token is {tubelet} frames long")
+    return clips.fit(recipe, values, standard, WIDTH)
 
 
 def model(name: str, standard: Preprocess, *, tubelet: int, **changed: Any) -> Recipe:

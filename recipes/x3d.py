@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deploy_recipes.networks import clips
 from deploy_recipes.networks.pytorchvideo_models import STRIDE, library, published, shorten, with_clip_features
-from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_recipes.recipe import Classes, Param, Preprocess, Recipe
 from deploy_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,32 +67,14 @@ def shaped(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
     Raises UsageError for a clip that the temporal kernels do not fit.
     """
-    frames, size, classes, channels = values["frames"], values["size"], values["num_classes"], values["channels"]
     least = STEM_FRAMES // 2 + 1
-    if frames < least:
+    if values["frames"] < least:
         raise UsageError(
-            f"--param frames={frames} is shorter than the temporal kernels of {recipe.name} need",
+            f"--param frames={values['frames']} is shorter than the temporal kernels of {recipe.name} need",
             f"The stem looks {STEM_FRAMES // 2} frames back and ahead: give at least {least} frames, or the ends of "
             "its kernel never see one.",
         )
-    standard = recipe.preprocess or KINETICS
-    short_side = round((standard.short_side or size) * size / standard.crop[0])
-    logits = Tensor("logits", ("batch", classes), layout="NC")
-    vector = Tensor("features", ("batch", WIDTH), layout="NC")
-    return replace(
-        recipe,
-        inputs=(Tensor("video", ("batch", channels, frames, size, size), layout="NCTHW"),),
-        outputs=(logits, vector) if values["features"] else (logits,),
-        task=Classes(classes, of=("logits",) if values["features"] else ()),
-        preprocess=replace(
-            standard,
-            frames=frames,
-            crop=(size, size),
-            short_side=short_side,
-            mean=(MEAN,) * channels,
-            std=(STD,) * channels,
-        ),
-    )
+    return clips.fit(recipe, values, recipe.preprocess or KINETICS, WIDTH)
 
 
 def model(name: str, *, frames: int, size: int, short_side: int, **changed: Any) -> Recipe:
