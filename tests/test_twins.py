@@ -23,7 +23,7 @@ CANDIDATES = {
     "tensorrt_rtx fp32", "tensorrt_rtx fp16", "tensorrt_rtx int8", "tensorrt_rtx int8_fp16",
 }  # fmt: skip
 LEAST_INT8_DB = 10.0  # few channels average few errors: a twin may miss a full network's limit, but makes sense
-# EfficientNet's blocks, which the longitudinal networks are made of too, lose more than INT8 can hold with seeded weights
+# EfficientNet's blocks, which the longitudinal networks are made of too, lose more than INT8 holds with seeded weights
 # (docs/recipes.md says what they keep at full size): these twins show that all is built, audited and measured.
 HARD = ("efficientnet", "longitudinal")
 
