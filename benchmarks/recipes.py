@@ -104,12 +104,13 @@ def compile_into(name: str, path: Path) -> None:
     try:
         stages = Stages(cache, lambda *_: None, finished)
         outcome = compile_recipe(fitted(options), options, stages)
+        loaded = stages(load, recipe, name, {}, "seeded", None, options.uncertainty)  # kept: it is there already
         found |= {
             "failed": "",
             "verdict": outcome.choice.sentence,
             "chosen": outcome.rows[outcome.choice.chosen].name,
             "candidates": [row_of(row) for row in outcome.rows],
-            "deepest_branch": deepest_branch(recipe, stages(load, recipe, name, {}, "seeded", None, options.uncertainty)),
+            "deepest_branch": deepest_branch(recipe, loaded),
         }
     except DeployError as error:
         found["failed"] = error.message
