@@ -105,7 +105,7 @@ class Model:
                 f"{self.manifest.name} has {len(self.inputs)} inputs and no single array for them",
                 "Call prepare, which gives them by name: model.run(model.prepare(frames)).",
             )
-        return self.prepare(frames)[self.inputs[0].name]
+        return next(iter(self.prepare(frames).values()))
 
     def prepare(self, frames: Array | Mapping[str, Array]) -> dict[str, Array]:
         """Turn 8-bit frames into what `run` takes: every input by name, batch 1.
