@@ -50,9 +50,7 @@ def _head(recipes: Sequence[Recipe], measured: Mapping[str, Any]) -> str:
         precision: sum(_passes(result, precision) for result in measured.values())
         for precision in ("fp32", "fp16", "int8")
     }
-    machines = sorted(
-        {f"{r['machine'].get('cpu', 'unknown processor')}, {r['threads']} cores" for r in measured.values()}
-    )
+    machines = sorted({_machine(result) for result in measured.values()})
     dates = sorted({result["date"] for result in measured.values()})
     when = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else "".join(dates)
     return HEAD.format(
@@ -62,6 +60,11 @@ def _head(recipes: Sequence[Recipe], measured: Mapping[str, Any]) -> str:
         threads="/".join(sorted({str(result["threads"]) for result in measured.values()})) or "all",
         **passes,
     )
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['cpu']} ({machine['instructions']}), {result['threads']} cores, {machine['memory_gib']} GiB"
 
 
 def _machine(result: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ TECNO = Recipe(
     outputs=(),
     task=Classes(13),
     parameters=0,
-    source="Czempiel et al., TeCNO, arXiv:2003.10751; seed document 001; torchvision backbone",
+    source="Czempiel et al., TeCNO, arXiv:2003.10751; torchvision backbone",
     params=(
         Param("num_stages", 2, "stages, each refining the one before it", range(1, 11)),
         Param("num_layers", 8, "dilated layers of a stage: the last looks 2^num_layers frames back", range(1, 15)),
