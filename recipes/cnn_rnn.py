@@ -152,7 +152,7 @@ def model(name: str, cell: str, parameters: int, params: tuple[Param, ...], **ch
         name=name,
         parameters=parameters,
         params=params,
-        source=f"the model documents on surgical skill and cataract phases; torchvision backbone, torch.nn.{cell.upper()}",
+        source=f"model documents on surgical skill and cataract phases; torchvision backbone, torch.nn.{cell.upper()}",
         **{"network": partial(network, cell), **changed},
     )
     return recipe.fitted(recipe.values({}))
