@@ -31,6 +31,16 @@ architecture exports, quantizes, builds and answers as PyTorch does; accuracy is
 * *RTX* counts the TensorRT-RTX engines that were built and audited; **none has run on hardware**. *INT8* and *FP16* are
   the share of multiply-adds that the compiler gave that precision in the int8 and the fp16 engine.
 * *x PyTorch* is the chosen candidate's speed-up over PyTorch eager with its 95 % interval, {threads} threads, batch 1.
+
+**What stays float in INT8**, in every recipe: softmax, normalisations and recurrent cells, which no engine computes in
+8 bits; products of two activations, as in attention (most softmax values are smaller than one step: 4 to 17 dB);
+transposed convolutions, which TensorRT computes in float whatever the graph says. `deploy-compile show NAME` lists what
+else a recipe keeps, each with its reason.
+
+**EfficientNet should not be quantized to INT8 as it is**, nor what is built of its blocks (the `efficientnet_b5_…`
+networks; the longitudinal ones are measured below). Its batch norms amplify the depthwise convolutions up to 200 times,
+so that rounding their inputs alone leaves 17 to 27 dB; with every depthwise layer, gate and the stem in float B0 comes
+to 12.5 dB instead of 3.6 (seeded weights). Such a candidate fails its gate, and fp32, bf16 or fp16 ships.
 """
 
 
