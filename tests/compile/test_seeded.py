@@ -22,7 +22,7 @@ LEAST_MULTIPLE = 3.0
 LEAST_IN_TWIN = 0.03  # a twin of few channels has its say elsewhere; benchmarks/recipes.py measures the full networks
 # Full-size networks that fall short of that, and by how much zeroing moves them, rounded down: parity says less there.
 FULL_SIZE = ("x3d", "resnet")  # families tried at full size too, each net in seconds
-SHORT_OF_IT = {"resnet34": 0.16, "resnet101": 0.17, "x3d_l": 0.15}
+SHORT_OF_IT = {"resnet34": 0.16, "resnet101": 0.17, "x3d_xs": 0.17, "x3d_l": 0.15}
 
 
 def built(recipe: Recipe, **params: str) -> tuple[Recipe, nn.Module]:
