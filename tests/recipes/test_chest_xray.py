@@ -19,6 +19,7 @@ from deploy_recipes import Classes, Features, MultiLabel, Recipe
 from deploy_recipes.chest_xray import LABELS
 from deploy_runtime.errors import UsageError
 from deploy_runtime.preprocess import prepare
+from tests.recipes.built import built, on_meta
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -27,19 +28,6 @@ with warnings.catch_warnings():
 DOCUMENT = {"chexnet": 7, "raddino": 86, "custom_1": 1}  # millions
 SMALL_DENSENET = {"depth": "1", "size": "32"}
 SMALL_DINO = {"depth": "1", "size": "28"}
-
-
-def built(name: str, **params: str) -> tuple[Recipe, nn.Module]:
-    recipe = deploy_recipes.get(name)
-    values = recipe.values(params)
-    return recipe.fitted(values), recipe.network(**values).eval()
-
-
-def on_meta(name: str, **params: str) -> tuple[Recipe, nn.Module, tuple[Tensor, ...]]:
-    with torch.device("meta"):
-        recipe, net = built(name, **params)
-        given = net(torch.empty(recipe.inputs[0].at(2)))
-    return recipe, net, given if isinstance(given, tuple) else (given,)
 
 
 def filled(name: str, state: Mapping[str, Any], folder: Path, **params: str) -> tuple[Recipe, nn.Module]:

@@ -15,6 +15,7 @@ import deploy_recipes
 from deploy_compile import load, seeded, synthetic
 from deploy_recipes import Classes, MultiLabel, Recipe
 from deploy_runtime.errors import DeployError, UsageError
+from tests.recipes.built import built, on_meta
 
 DOCUMENT = {  # millions
     "resnet18": 11, "resnet34": 22, "resnet50": 26, "resnet101": 45, "resnet152": 60,
@@ -36,22 +37,9 @@ ONE_EACH = ("resnet18", "efficientnet_b0", "densenet121")
 SMALL = {"depth": "1", "size": "32", "num_classes": "5"}
 
 
-def built(name: str, **params: str) -> tuple[Recipe, nn.Module]:
-    recipe = deploy_recipes.get(name)
-    values = recipe.values(params)
-    return recipe.fitted(values), recipe.network(**values).eval()
-
-
 @cache
 def published(name: str) -> tuple[Recipe, nn.Module, tuple[Tensor, ...]]:
     return on_meta(name)
-
-
-def on_meta(name: str, **params: str) -> tuple[Recipe, nn.Module, tuple[Tensor, ...]]:
-    with torch.device("meta"):
-        recipe, net = built(name, **params)
-        given = net(torch.empty(recipe.inputs[0].at(2)))
-    return recipe, net, given if isinstance(given, tuple) else (given,)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,32 +6,20 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.video import mvit  # type: ignore[import-untyped]
 
 import deploy_recipes
 from deploy_compile import checkpoint, export, load, simplify
-from deploy_recipes import Classes, Recipe
+from deploy_recipes import Classes
 from deploy_recipes.networks import mvit_v2, position_tables
 from deploy_recipes.networks.pytorchvideo_models import library
 from deploy_runtime.errors import DeployError, UsageError
+from tests.recipes.built import built, on_meta
 
 NAMES = ("mvit_base", "mvit_v2_s")
 SMALL = {"num_classes": "5", "frames": "4", "size": "64", "depth": "2"}
 EXACT = 1e-5  # most |difference| / most |answer| between the library's forward and ours in fp32; in fp64 it is 1e-12
-
-
-def built(name: str, **params: str) -> tuple[Recipe, nn.Module]:
-    recipe = deploy_recipes.get(name)
-    values = recipe.values(params)
-    return recipe.fitted(values), recipe.network(**values).eval()
-
-
-def on_meta(name: str, **params: str) -> tuple[Recipe, nn.Module, tuple[Tensor, ...]]:
-    with torch.device("meta"):
-        recipe, net = built(name, **params)
-        given = net(torch.empty(recipe.inputs[0].at(2)))
-    return recipe, net, given if isinstance(given, tuple) else (given,)
 
 
 def original(size: int, frames: int, blocks: int = mvit_v2.BLOCKS) -> nn.Module:

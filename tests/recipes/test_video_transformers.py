@@ -7,34 +7,22 @@ import onnx
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers.models.videomae import modeling_videomae
 
 import deploy_recipes
 from deploy_compile import checkpoint, export, load, seeded, simplify
-from deploy_recipes import Classes, Recipe
+from deploy_recipes import Classes
 from deploy_recipes.networks.transformers_video import sinusoids
 from deploy_recipes.networks.vivit import Attention, Block, ViViT
 from deploy_runtime.errors import DeployError, UsageError
+from tests.recipes.built import built, on_meta
 
 NAMES = ("videomae_base", "timesformer_base", "vivit_base", "vivit_base_joint")
 KINDS = {"videomae_base": "VideoMAE", "timesformer_base": "Timesformer", "vivit_base_joint": "Vivit"}
 # Millions; the document gives none. 86.5, 121.6 and 89.0 are transformers' own, 117.3 is model 3 in the ViViT paper.
 PUBLISHED = {"videomae_base": 86.5, "timesformer_base": 121.6, "vivit_base": 117.3, "vivit_base_joint": 89.0}
 SMALL = {"num_classes": "5", "frames": "4", "size": "32", "depth": "1"}
-
-
-def built(name: str, **params: str) -> tuple[Recipe, nn.Module]:
-    recipe = deploy_recipes.get(name)
-    values = recipe.values(params)
-    return recipe.fitted(values), recipe.network(**values).eval()
-
-
-def on_meta(name: str, **params: str) -> tuple[Recipe, nn.Module, tuple[Tensor, ...]]:
-    with torch.device("meta"):
-        recipe, net = built(name, **params)
-        given = net(torch.empty(recipe.inputs[0].at(2)))
-    return recipe, net, given if isinstance(given, tuple) else (given,)
 
 
 @pytest.mark.parametrize("name", NAMES)

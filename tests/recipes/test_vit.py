@@ -6,29 +6,17 @@ import onnx
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import deploy_recipes
 from deploy_compile import checkpoint, export, load, simplify
-from deploy_recipes import Classes, Features, Recipe
+from deploy_recipes import Classes, Features
 from deploy_runtime.errors import UsageError
+from tests.recipes.built import built, on_meta
 
 DOCUMENT = {"vit_base_patch16_224": 86, "vit_large_patch16_224": 305, "vit_huge_patch14_224": 632}  # millions
 NAMES = tuple(DOCUMENT)
 SMALL = {"depth": "1", "size": "32", "num_classes": "5"}
-
-
-def built(name: str, **params: str) -> tuple[Recipe, nn.Module]:
-    recipe = deploy_recipes.get(name)
-    values = recipe.values(params)
-    return recipe.fitted(values), recipe.network(**values).eval()
-
-
-def on_meta(name: str, **params: str) -> tuple[Recipe, nn.Module, tuple[Tensor, ...]]:
-    with torch.device("meta"):
-        recipe, net = built(name, **params)
-        given = net(torch.empty(recipe.inputs[0].at(2)))
-    return recipe, net, given if isinstance(given, tuple) else (given,)
 
 
 @pytest.mark.parametrize("name", NAMES)
