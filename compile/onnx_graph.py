@@ -126,6 +126,15 @@ def _drop_data(tensor: TensorProto) -> None:
         tensor.ClearField("float_data")
 
 
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Take out the initializers that no node reads and no output is."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+
 def taken(model: onnx.ModelProto) -> set[str]:
     """Return every name in use: of tensors and of nodes."""
     graph = model.graph

@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy_compile.onnx_graph import array, inferred, links, load, save, taken, unique
+from deploy_compile.onnx_graph import array, drop_unread, inferred, links, load, save, taken, unique
 from deploy_compile.results import Range, Ranges
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -210,11 +210,4 @@ def _insert(model: onnx.ModelProto, grids: Mapping[str, Grid], kind: type[np.uin
         for tensor in node.output:
             if tensor in grids:
                 pair(tensor)
-    _drop_unused(graph)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unread(graph)

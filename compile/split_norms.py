@@ -46,7 +46,7 @@ def split_norms(model: onnx.ModelProto) -> int:
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    writer.drop_unread()
+    onnx_graph.drop_unread(model.graph)
     return count
 
 
@@ -87,15 +87,6 @@ class _Writer:
             self._node("Add", [normalised, self._per_channel(bias, rank)], "shifted", stays_fp32=False)
         self.made[-1].name, self.made[-1].output[0] = node.name, node.output[0]
         return self.made
-
-    def drop_unread(self) -> None:
-        """Take out the constants that only the nodes replaced have read."""
-        graph = self.model.graph
-        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        if len(kept) < len(graph.initializer):
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
 
     def _mean(self, values: str, name: str, rank: int, rows: Sequence[int]) -> str:
         """Average `values`, rows first; the result has every axis of theirs, those averaged being 1 long."""

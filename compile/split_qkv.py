@@ -37,10 +37,7 @@ def split_qkv(model: onnx.ModelProto) -> int:
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    read = {name for node in kept for name in node.input}
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in read or tensor.name in outputs]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
+    onnx_graph.drop_unread(model.graph)
     return len(replaced)
 
 
