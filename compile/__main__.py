@@ -20,7 +20,15 @@ def app() -> None:
     """
 
 
-for command in (cli.list_, cli.show, cli.doctor, cli_recipe.recipe, cli_bundle.check, cli_bundle.bench):
+for command in (
+    cli.list_,
+    cli.show,
+    cli.doctor,
+    cli_recipe.recipe,
+    cli_bundle.check,
+    cli_bundle.bench,
+    cli_bundle.diagnose,
+):
     app.add_command(command)
 
 

@@ -51,10 +51,10 @@ def build(
         raise Refused(error.message, error.fix) from error
     # The very engine that the device will run, which the runtime rightly keeps to itself.
     operators = session._request.get_compiled_model().get_runtime_model().get_ordered_ops()  # type: ignore[attr-defined]
-    return graph, layers([_facts(operator) for operator in operators], heavy_nodes(fp32), heavy_aliases(fp32))
+    return graph, layers([facts(operator) for operator in operators], heavy_nodes(fp32), heavy_aliases(fp32))
 
 
-def _facts(operator: Any) -> dict[str, str]:
+def facts(operator: Any) -> dict[str, str]:
     """Return what the runtime model tells of an operator in words."""
     told = operator.get_rt_info()
     return {key: told[key].astype(str) for key in ("layerType", "originalLayersNames", "runtimePrecision")}
@@ -63,28 +63,28 @@ def _facts(operator: Any) -> dict[str, str]:
 def layers(
     operators: Iterable[Mapping[str, str]], nodes: Mapping[str, str], aliases: Mapping[str, str]
 ) -> tuple[Layer, ...]:
-    """Map the compiled layers back onto the heavy `nodes` (name -> operator); one that is not found is left out.
+    """Map the compiled layers back onto the heavy `nodes` (name -> operator); one that is not found is left out."""
+    found: dict[str, str] = {}
+    for operator in operators:
+        precision = ""
+        for node in heavy_of(operator, nodes, aliases):
+            precision = precision or _precision(operator)
+            found[node] = min(found.get(node, precision), precision, key=WIDEST.index)
+    return tuple(Layer(node, op, found[node]) for node, op in nodes.items() if node in found)
+
+
+def heavy_of(operator: Mapping[str, str], nodes: Mapping[str, str], aliases: Mapping[str, str]) -> set[str]:
+    """Return the heavy nodes that a compiled layer computes.
 
     A layer lists the operators fused into it: an ONNX node by its name, by that name and a suffix (`/WithoutBiases`,
     which the importer adds where it splits off a bias), or by another name that it goes by once it is fused with its
     bias (`aliases`: name -> node).
     """
-    found: dict[str, str] = {}
-    for operator in operators:
-        originals = operator["originalLayersNames"].split(",")
-        if operator["layerType"] in FUSED_LAYERS:
-            named = set(nodes).intersection(originals)
-            named |= {aliases[name] for name in originals if named and name in aliases}  # (q @ k) * scale
-        elif operator["layerType"] in HEAVY_LAYERS:
-            named = _named(originals, nodes, aliases)
-        else:
-            continue
-        if not named:
-            continue
-        precision = _precision(operator)
-        for node in named:
-            found[node] = min(found.get(node, precision), precision, key=WIDEST.index)
-    return tuple(Layer(node, op, found[node]) for node, op in nodes.items() if node in found)
+    originals = operator["originalLayersNames"].split(",")
+    if operator["layerType"] in FUSED_LAYERS:
+        named = set(nodes).intersection(originals)
+        return named | {aliases[name] for name in originals if named and name in aliases}  # (q @ k) * scale
+    return _named(originals, nodes, aliases) if operator["layerType"] in HEAVY_LAYERS else set()
 
 
 def _named(originals: Iterable[str], nodes: Mapping[str, str], aliases: Mapping[str, str]) -> set[str]:

@@ -18,13 +18,13 @@ from deploy_compile.disk import sync, told
 from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
-from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples
+from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Ranges, Reference, Samples
 from deploy_compile.sample_files import save, stacked
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Calibration, Candidate, Golden, Manifest, Provenance
+from deploy_runtime.spec import Calibration, Candidate, Golden, Manifest, Provenance, Repair
 
 
 def bundle(
@@ -35,8 +35,10 @@ def bundle(
     samples: Samples,
     reference: Reference,
     graphs: Sequence[Graph],
+    ranges: Ranges | None,
     engines: Sequence[Built],
     rows: Sequence[Candidate],
+    repair: Repair | None,
     choice: Choice,
 ) -> Bundled:
     """Write a bundle of everything measured. `engines` and `rows` are in the same order."""
@@ -50,6 +52,8 @@ def bundle(
     layers = {row.name: encode(engine.layers) for row, engine in zip(rows, engines, strict=True)}
     _write_json(folder / "layers.json", layers)
     _write_json(folder / "report.json", report(recipe.name, rows, choice))
+    if ranges is not None and options.int8:
+        _write_json(folder / "ranges.json", encode(ranges.tensors))
     calibrated = options.int8
     manifest = Manifest(
         format=manifests.FORMAT,
@@ -70,6 +74,7 @@ def bundle(
         verdict=choice.sentence,
         golden=Golden(_count(samples.golden), samples.golden_synthetic, reference.fp64_distance),
         provenance=_provenance(options, loaded, samples, samples.provenance if calibrated else None),
+        repair=repair,
     )
     manifests.write(folder, manifest)
     return Bundled(folder, manifests.digest(folder))

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 
 from deploy_compile.results import Choice
 from deploy_runtime.errors import GateError
-from deploy_runtime.spec import Candidate
+from deploy_runtime.spec import Candidate, Repair
 
 # Least that can go wrong first: fp32 needs nothing, bf16 needs no calibration, int8 needs calibration data.
 SIMPLEST_FIRST = ("fp32", "bf16", "fp16", "int8_bf16", "int8_fp16", "int8")
 
 
-def choose(candidates: Sequence[Candidate], require: str | None, asked: Sequence[str]) -> Choice:
+def choose(
+    candidates: Sequence[Candidate], require: str | None, asked: Sequence[str], repair: Repair | None = None
+) -> Choice:
     """Pick the candidate that ships and the one to fall back on. Raises GateError where none passed.
 
-    `require` names the only precision that will do; `asked` the precisions the user asked for beside fp32 and bf16.
+    `require` names the only precision that will do; `asked` the precisions the user asked for beside fp32 and bf16;
+    `repair` is what it took to make INT8 pass.
     The fallback is the fastest of another backend, so that a device with either library can run the bundle.
     """
     timed = [i for i, row in enumerate(candidates) if row.status == "passed" and row.speed is not None]
@@ -29,7 +32,10 @@ def choose(candidates: Sequence[Candidate], require: str | None, asked: Sequence
     chosen = min(rivals, key=lambda i: (SIMPLEST_FIRST.index(candidates[i].precision), -_ratio(candidates[i])))
     others = [i for i in timed if candidates[i].backend != candidates[chosen].backend]
     fallback = max(others, key=lambda i: _ratio(candidates[i]), default=None)
-    return Choice(chosen, fallback, _sentence(candidates, allowed, chosen, fastest, asked))
+    sentence = _sentence(candidates, allowed, chosen, fastest, asked)
+    if repair is not None and repair.taken and len(repair.taken) < repair.heavy:
+        sentence += f". {_cost(repair)}"
+    return Choice(chosen, fallback, sentence)
 
 
 def _ratio(row: Candidate) -> float:
@@ -57,6 +63,16 @@ def _sentence(
     if lower and not row.precision.startswith("int8"):
         told += f". {_why_not_int8(candidates)}"
     return told
+
+
+def _cost(repair: Repair) -> str:
+    """Say what making INT8 pass has cost."""
+    layers = f"{len(repair.taken)} of {repair.heavy} heavy layers"
+    slower = f"{100 * (repair.slower - 1):.0f} %"
+    return (
+        f"int8 keeps {layers} in float, which took it from {repair.before_db:.1f} to {repair.after_db:.1f} dB on the "
+        f"calibration samples and, by the layers' profile, cost {slower} of its speed"
+    )
 
 
 def _why_not_int8(candidates: Sequence[Candidate]) -> str:

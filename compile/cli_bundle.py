@@ -1,4 +1,4 @@
-"""`check` and `bench`: what can be done with a finished bundle."""
+"""`check`, `bench` and `diagnose`: what can be done with a finished bundle."""
 
 import json
 from pathlib import Path
@@ -47,3 +47,34 @@ def bench(bundle: Path, ref: str | None, threads: int | None, seconds: float, as
         click.echo(json.dumps(encode(benched)))
     else:
         terminal.print_bench(Console(), benched)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--samples", type=click.Path(path_type=Path),
+              help="Folder of real samples to measure on, as --calibration takes it. Default: golden.")  # fmt: skip
+@click.option("--recipe", "ref", metavar="FILE.py:NAME", help="The recipe, where it stands in a file of yours.")
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Layers to print.")
+@click.option("--chart", type=click.Path(path_type=Path, dir_okay=False), help="Draw the worst layers: .png or .svg.")
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. Default: physical cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def diagnose(
+    bundle: Path,
+    samples: Path | None,
+    ref: str | None,
+    top: int,
+    chart: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Rank layers by how much of the output's error their INT8 form causes."""
+    from deploy_compile import diagnose as diagnosing
+    from deploy_runtime.model import physical_cores
+
+    found = diagnosing.diagnose(bundle, samples, ref, threads or physical_cores())
+    if chart is not None:
+        diagnosing.chart(found, chart)
+    if as_json:
+        click.echo(json.dumps(terminal.diagnosis_json(found)))
+    else:
+        terminal.print_diagnosis(Console(), found, top)

@@ -7,16 +7,14 @@ keep them. ONNX Runtime runs it as written: its optimiser is off, so that no pai
 becomes an integer kernel. A graph with neither fp16 tensors nor Q/DQ pairs is optimised and runs as on any CPU.
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy_compile import onnx_graph
+from deploy_compile import onnx_graph, session
 
 ROUNDS = ("Cast", "QuantizeLinear")  # nodes whose rounding an optimiser could take away
 
@@ -28,15 +26,9 @@ def emulate(graph: Path, samples: Path, limit: int | None, threads: int) -> dict
     """
     model = emulated(onnx_graph.load(graph))
     names = [value.name for value in model.graph.output]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    if any(node.op_type in ROUNDS for node in model.graph.node):
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:  # through a file, since widened weights may pass protobuf's 2 GiB
-        path = onnx_graph.save(model, Path(folder) / "emulated.onnx")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        answers = [session.run(names, arrays) for arrays in _read(samples, limit)]
+    rounds = any(node.op_type in ROUNDS for node in model.graph.node)
+    with session.opened(model, threads, optimised=not rounds) as opened:
+        answers = [opened.run(names, arrays) for arrays in _read(samples, limit)]
     return {name: np.concatenate(values) for name, values in zip(names, zip(*answers, strict=True), strict=True)}
 
 

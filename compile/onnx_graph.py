@@ -7,7 +7,7 @@ protobuf could not hold it (2 GiB).
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+DATA_INPUTS = 2  # of a heavy node: what it multiplies; the third is the bias and stays float
 MOST_BYTES = 2**31 - 2**24  # of one protobuf file; the margin is for what checker and shape inference add
 SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the graph file, where shape inference sees them
 
@@ -76,6 +77,17 @@ def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in HEAVY and node.domain in ("", "ai.onnx")]
 
 
+def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return every activation that a heavy node multiplies with a constant, with those nodes: what INT8 quantizes."""
+    constants = links(model).constants
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in heavy_nodes(model):
+        data = node.input[:DATA_INPUTS]
+        if sum(name in constants for name in data) == 1:
+            found.setdefault(next(name for name in data if name not in constants), []).append(node)
+    return found
+
+
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     """Return an integer attribute of a node."""
     return next((int(found.i) for found in node.attribute if found.name == name), default)
@@ -133,6 +145,32 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     if len(kept) < len(graph.initializer):
         del graph.initializer[:]
         graph.initializer.extend(kept)
+
+
+def add_constants(graph: onnx.GraphProto, source: onnx.ModelProto, nodes: Iterable[Sequence[onnx.NodeProto]]) -> None:
+    """Give a graph the constants of `source` that some nodes read and that it does not hold yet."""
+    constants, held = links(source).constants, {tensor.name for tensor in graph.initializer}
+    for name in (name for group in nodes for node in group for name in node.input):
+        if name in constants and name not in held:
+            held.add(name)
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(constants[name])
+            tensor.name = name
+
+
+def copied(nodes: Sequence[onnx.NodeProto], used: set[str]) -> tuple[list[onnx.NodeProto], str]:
+    """Copy nodes under new names, of themselves and of what they make; also return the last one's output."""
+    names: dict[str, str] = {}
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = unique(node.name, used)
+        copy.input[:] = [names.get(name, name) for name in node.input]
+        for place, name in enumerate(node.output):
+            copy.output[place] = names[name] = unique(name, used)
+        copies.append(copy)
+    return copies, copies[-1].output[0]
 
 
 def taken(model: onnx.ModelProto) -> set[str]:

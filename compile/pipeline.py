@@ -4,6 +4,7 @@ Each stage runs through the cache (`run`): a second run does no work, a killed o
 promises is checked when it hands its result over (`promises.check`), so that a breach names the stage.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deploy_compile.audit import audit
@@ -20,83 +21,154 @@ from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
+from deploy_compile.repair import repair
 from deploy_compile.results import Audited, Built, Graph, Loaded, Outcome, Parity, Ranges, Reference, Samples, Speeds
 from deploy_compile.samples import collect
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
-from deploy_compile.targets import candidates
+from deploy_compile.targets import Target, candidates, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.judge import judge
-from deploy_runtime.spec import Candidate
+from deploy_runtime.spec import Backend, Candidate, Precision, Repair
 
 # The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
 GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
 BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
+# By how much the INT8 graph has to beat its limits on the calibration samples: more where held-out samples then fail.
+MARGINS_DB = (1.0, 3.0, 6.0)
+Wanted = tuple[Target, Backend, Precision]
+ALL_BACK = "no layer may stay in INT8: with all of them back in float nothing is left to ship"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate built, audited and measured against PyTorch."""
+
+    engine: Built
+    row: Candidate
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Every candidate built, audited and measured against PyTorch; not timed yet. `engines` and `rows` go together."""
+    """Every candidate tried, none timed yet, and what it took to make the INT8 graph pass."""
 
     loaded: Loaded
     samples: Samples
     torch: Reference
     graphs: tuple[Graph, ...]
-    engines: tuple[Built, ...]
-    rows: tuple[Candidate, ...]
+    ranges: Ranges | None
+    tried: tuple[Tried, ...]
+    repair: Repair | None
+
+    @property
+    def rows(self) -> list[Candidate]:
+        """The rows of all candidates."""
+        return [one.row for one in self.tried]
 
 
 def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     """Compile one recipe. Raises DeployError for bad input and GateError where no candidate passes every gate."""
     made = verify(recipe, options, run)
-    passing = [engine for engine, row in zip(made.engines, made.rows, strict=True) if row.status == "passed"]
+    passing = [one.engine for one in made.tried if one.row.status == "passed"]
     speeds = run(measure, passing, made.loaded, recipe, made.samples, options.batch, options.threads)
-    rows = [timed(row, speeds) for row in made.rows]
-    choice = choose(rows, options.require, options.asked)
-    shipped = run(
-        bundle, options, recipe, made.loaded, made.samples, made.torch, made.graphs, made.engines, rows, choice
-    )
+    rows = [timed(one.row, speeds) for one in made.tried]
+    choice = choose(rows, options.require, options.asked, made.repair)
+    engines = [one.engine for one in made.tried]
+    measured = (made.graphs, made.ranges, engines, rows, made.repair)
+    shipped = run(bundle, options, recipe, made.loaded, made.samples, made.torch, *measured, choice)
     return Outcome(recipe.name, tuple(rows), choice, shipped)
 
 
 def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     """Build every candidate and find out which of them answers as PyTorch does. Raises DeployError for bad input."""
-    threads, batch, capabilities = options.threads, options.batch, options.compute_capabilities
+    threads = options.threads
     loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys, options.uncertainty)
     samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
     torch = run(reference, loaded, recipe, samples, threads)
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
     run(canaries, fp32, recipe)  # the batch axis means what it says, before anything is built on it
     ranges = run(calibrate, fp32, samples.calibration, options.algorithm, threads) if options.asked else None
-    graphs = {graph.precision: graph for graph in typed(run, fp32, ranges, recipe, options)}
+    seen = Seen(recipe, options, samples, torch, fp32, ranges)
+    graphs = [fp32]
+    if ranges is not None and options.fp16:
+        graphs.append(run(cast, fp32, ranges, "fp16"))
     wanted = candidates(options.targets, options.fp16, options.int8)
-    sources = [graphs[GRAPH_OF.get(precision, precision)] for _, _, precision in wanted]
+    tried = attempt(run, seen, graphs, [one for one in wanted if not one[2].startswith("int8")])
+    int8 = quantized(run, seen, [one for one in wanted if one[2].startswith("int8")])
+    tried += int8.tried
+    tried.sort(key=lambda one: wanted.index((get(one.row.target), one.row.backend, one.row.precision)))
+    return Verified(loaded, samples, torch, (*graphs, *int8.graphs), ranges, tuple(tried), int8.repair)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What every candidate is built from and measured with."""
+
+    recipe: Recipe
+    options: Options
+    samples: Samples
+    torch: Reference
+    fp32: Graph
+    ranges: Ranges | None
+
+
+@dataclass(frozen=True)
+class Int8:
+    """The INT8 graphs, their candidates, and what it took to make them pass."""
+
+    graphs: tuple[Graph, ...] = ()
+    tried: tuple[Tried, ...] = ()
+    repair: Repair | None = None
+
+
+def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
+    """Try the INT8 candidates, with layers back in float until they pass or none is left in INT8."""
+    recipe, ranges = seen.recipe, seen.ranges
+    if ranges is None or not wanted:
+        return Int8()
+    plain, found = run(quantize, seen.fp32, ranges, recipe.keep_float), Int8()
+    for margin in MARGINS_DB:
+        repaired = run(repair, seen.fp32, plain, ranges, recipe, seen.samples.calibration, margin, seen.options.threads)
+        if repaired.graph is None:
+            return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
+        graphs = (repaired.graph, run(cast, repaired.graph, ranges, "int8_fp16"))
+        found = Int8(graphs, tuple(attempt(run, seen, graphs, wanted)), repaired.repair)
+        if not any(fails(one.row) for one in found.tried):
+            break
+    return found
+
+
+def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[Wanted]) -> list[Tried]:
+    """Build, audit and measure candidates from the graphs of their precisions."""
+    recipe, options, fp32 = seen.recipe, seen.options, seen.fp32
+    by_precision = {graph.precision: graph for graph in graphs}
+    sources = [by_precision[GRAPH_OF.get(precision, precision)] for _, _, precision in wanted]
+    shape = (recipe.inputs, recipe.outputs, seen.ranges, options.compute_capabilities)
     engines = run.each(
         BUILDERS,
         build,
         [
-            (graph, fp32, backend, precision, target, batch, recipe.inputs, recipe.outputs, ranges, capabilities)
+            (graph, fp32, backend, precision, target, options.batch, *shape)
             for graph, (target, backend, precision) in zip(sources, wanted, strict=True)
         ],
-    )  # fmt: skip
-    audits = [run(audit, fp32, engine, graph.kept_float) for engine, graph in zip(engines, sources, strict=True)]
-    drifts = [
-        run(parity, engine, graph, recipe, samples, torch, batch, threads)
-        for engine, graph in zip(engines, sources, strict=True)
-    ]
-    rows = tuple(judged(recipe, torch, *measured) for measured in zip(engines, audits, drifts, strict=True))
-    return Verified(loaded, samples, torch, tuple(graphs.values()), tuple(engines), rows)
+    )
+    tried = []
+    for engine, graph in zip(engines, sources, strict=True):
+        audited = run(audit, fp32, engine, graph.kept_float)
+        drifts = run(parity, engine, graph, recipe, seen.samples, seen.torch, options.batch, options.threads)
+        tried.append(Tried(engine, judged(recipe, seen.torch, engine, audited, drifts)))
+    return tried
 
 
-def typed(run: Stages, fp32: Graph, ranges: Ranges | None, recipe: Recipe, options: Options) -> list[Graph]:
-    """One graph for each precision that some candidate is built from."""
-    graphs = [fp32]
-    if ranges is not None and options.fp16:
-        graphs.append(run(cast, fp32, ranges, "fp16"))
-    if ranges is not None and options.int8:
-        int8 = run(quantize, fp32, ranges, recipe.keep_float)
-        graphs += [int8, run(cast, int8, ranges, "int8_fp16")]
-    return graphs
+def withdrawn(target: Target, backend: Backend, precision: Precision) -> Tried:
+    """An INT8 candidate that is not built, since no layer of it would be in INT8."""
+    engine = Built(backend, precision, target.name, "failed", ALL_BACK, None, (), 0.0)
+    return Tried(engine, Candidate(backend, precision, target.name, "failed", ALL_BACK))
+
+
+def fails(row: Candidate) -> bool:
+    """Whether the INT8 graph itself is to blame: ONNX Runtime runs a form of it that rounds more often."""
+    return row.status == "failed" and row.backend != "onnxruntime"
 
 
 def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, drifts: Parity) -> Candidate:

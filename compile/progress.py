@@ -19,6 +19,7 @@ WORDS = {
     "canaries": "check the batch axis",
     "calibrate": "measure every tensor's range",
     "quantize": "write the INT8 graph",
+    "repair": "see that INT8 passes, else take layers back",
     "cast": "write the FP16 graph",
     "build": "build an engine",
     "audit": "audit each layer's precision",

@@ -26,7 +26,6 @@ from deploy_runtime.errors import DeployError
 # Why a product of two activations stays float: 4 to 17 dB for peaked attention in ViT-B and RAD-DINO (its softmax @ v),
 # and no engine is faster for it (1.0x on OpenVINO; TensorRT's fused attention is fp16).
 ATTENTION = "a product of two activations, as in attention: most softmax values are smaller than one INT8 step"
-DATA_INPUTS = 2  # of a heavy node: what it multiplies; the third is the bias and stays float
 
 
 def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]) -> Graph:
@@ -71,7 +70,7 @@ def _kept(heavy: Sequence[onnx.NodeProto], keep_float: Sequence[Keep]) -> dict[s
 
 def _refusal(node: onnx.NodeProto, links: onnx_graph.Links, ranges: Mapping[str, Range]) -> str:
     """Say why a node is not quantized, or nothing."""
-    data = node.input[:DATA_INPUTS]
+    data = node.input[: onnx_graph.DATA_INPUTS]
     if all(name in links.constants for name in data):
         return "both of its inputs are constants"
     if not any(name in links.constants for name in data):
@@ -132,14 +131,14 @@ class _Writer:
         """Give every heavy node a bias of its own: OpenVINO computes convolutions that share one in float."""
         seen: set[str] = set()
         for node in heavy:
-            for position, name in enumerate(node.input[DATA_INPUTS:], DATA_INPUTS):
+            for position, name in enumerate(node.input[onnx_graph.DATA_INPUTS :], onnx_graph.DATA_INPUTS):
                 if name in seen and name in self.links.constants:
                     node.input[position] = self._constant(name, onnx_graph.array(self.links.constants[name]))
                 seen.add(name)
 
     def quantize(self, node: onnx.NodeProto) -> None:
         """Give a heavy node quantized data inputs."""
-        for position, name in enumerate(node.input[:DATA_INPUTS]):
+        for position, name in enumerate(node.input[: onnx_graph.DATA_INPUTS]):
             if name in self.links.constants:
                 weight = onnx_graph.array(self.links.constants[name])
                 axis = channel_axis(node, position, weight.ndim)
@@ -204,6 +203,6 @@ def _check(model: onnx.ModelProto, result: Graph, writer: _Writer) -> None:
     if (ops.count("QuantizeLinear"), ops.count("DequantizeLinear")) != (writer.pairs, len(writer.made)):
         raise ValueError("the INT8 graph has another number of Q and DQ nodes than were written")
     for node in onnx_graph.heavy_nodes(model):
-        whole = all(made.get(name) == "DequantizeLinear" for name in node.input[:DATA_INPUTS])
+        whole = all(made.get(name) == "DequantizeLinear" for name in node.input[: onnx_graph.DATA_INPUTS])
         if whole == (node.name in result.kept_float):
             raise ValueError(f"{node.name} is neither quantized nor kept float")

@@ -5,32 +5,28 @@ every value of every sample; thresholds from full histograms for the tensors tha
 heavy nodes and of Add), min-max for the rest. A graph whose tensors do not fit TAPPED_BYTES at once is run once for
 each part. ONNX Runtime executes it: with every tensor tapped it is faster than OpenVINO (x3d_s 0.30 against 0.48 s).
 
-`auto` is `mse`, the one algorithm good on both nets. SQNR of the logits in dB, seeded weights, 16 synthetic samples for
-calibration and 8 others for the figure, the INT8 graph evaluated as written (percentile: also at a tail of 1e-4):
-
-         minmax  percentile     mse   entropy
-x3d_s     18.4   21.9 (18.9)    22.6    13.5
-resnet50  21.3   22.8 (23.7)    23.2    23.5
+Every algorithm reads the same histograms. `auto` takes, for each tensor that becomes int8, the one whose threshold
+serves its readers best, tried on a few samples (`choose_ranges`), and `mse` for the others.
 """
 
 import difflib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
-from deploy_compile import onnx_graph
+from deploy_compile import onnx_graph, session
+from deploy_compile.choose_ranges import choose
 from deploy_compile.histogram import Extent, Histogram
 from deploy_compile.results import Graph, Range, Ranges
 from deploy_compile.thresholds import ALGORITHMS
 from deploy_runtime.errors import DeployError, UsageError
 
-AUTO = "mse"  # what `auto` stands for
+AUTO = "auto"
+REST = "mse"  # what `auto` means for a tensor that no INT8 node reads
 TAPPED_BYTES = 3 * 2**29  # of tensors held at once, for one sample
 
 
@@ -40,7 +36,7 @@ def calibrate(out: Path, graph: Graph, samples: Path, algorithm: str, threads: i
     `algorithm` is a name in `thresholds.ALGORITHMS` or `auto`. Raises UsageError for another one, and DeployError where
     there is no sample or a tensor is not a number.
     """
-    algorithm = _known(algorithm)
+    _check(algorithm)
     files = sorted(samples.glob("*.npz"))
     if not files:
         raise DeployError(f"{samples} holds no calibration samples", "Give a folder with at least one readable sample.")
@@ -48,28 +44,27 @@ def calibrate(out: Path, graph: Graph, samples: Path, algorithm: str, threads: i
     seen: dict[str, Extent] = _accumulators(model)
     given = {value.name for value in model.graph.input}
     for part in _parts(model, [name for name in seen if name not in given]):
-        with tempfile.TemporaryDirectory(dir=out) as folder:
-            session = _tapped(model, part, Path(folder), threads)
+        with session.opened(_tapped(model, part), threads, folder=out) as opened:
             first = {name for name in seen if name in given}
             given = set()  # inputs are counted once, with the first part
             for file in files:
                 arrays = _read(file)
                 _count(seen, {name: arrays[name] for name in first})
-                values: Any = session.run(part, arrays)
+                values: Any = opened.run(part, arrays)
                 _count(seen, dict(zip(part, values, strict=True)))
-    return Ranges({name: _range(extent, algorithm) for name, extent in seen.items()}, len(files))
+    if algorithm != AUTO:
+        return Ranges(_ranges(seen, algorithm), len(files))
+    proposed = {name: _ranges(seen, name) for name in ALGORITHMS}
+    return Ranges(proposed[REST] | choose(model, proposed, files, threads), len(files))
 
 
-def _known(algorithm: str) -> str:
-    if algorithm == "auto":
-        return AUTO
-    if algorithm not in ALGORITHMS:
+def _check(algorithm: str) -> None:
+    if algorithm != AUTO and algorithm not in ALGORITHMS:
         close = difflib.get_close_matches(algorithm, ALGORITHMS, 1)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise UsageError(
             f"there is no calibration algorithm {algorithm!r}", f"{hint}Choose auto, {', '.join(ALGORITHMS)}."
         )
-    return algorithm
 
 
 def _accumulators(model: onnx.ModelProto) -> dict[str, Extent]:
@@ -106,18 +101,13 @@ def _parts(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[list[str]]:
     yield part
 
 
-def _tapped(model: onnx.ModelProto, names: Sequence[str], folder: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Open the graph with the named tensors as its outputs."""
+def _tapped(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return the graph with the named tensors as its outputs."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     del tapped.graph.output[:]
     tapped.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # shapes of tapped tensors are open on purpose
-    path = onnx_graph.save(tapped, folder / "tapped.onnx")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return tapped
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -134,6 +124,10 @@ def _count(seen: dict[str, Extent], arrays: dict[str, np.ndarray]) -> None:
                 f"tensor {name} of the fp32 graph is not a number for a calibration sample",
                 "The network itself gives NaN there: check its weights and the scale of the samples.",
             ) from error
+
+
+def _ranges(seen: Mapping[str, Extent], algorithm: str) -> dict[str, Range]:
+    return {name: _range(extent, algorithm) for name, extent in seen.items()}
 
 
 def _range(extent: Extent, algorithm: str) -> Range:

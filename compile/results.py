@@ -16,6 +16,7 @@ from deploy_runtime.spec import (
     Coverage,
     Drift,
     Precision,
+    Repair,
     Speed,
     Status,
     candidate_name,
@@ -105,6 +106,65 @@ class Ranges:
 
     tensors: Mapping[str, Range]
     samples: int
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What quantizing one heavy node does, as signal-to-noise ratios in dB.
+
+    `own_db` at its own output, on float inputs; `alone_db` at the network's output with only it in INT8; `without_db`
+    there with every other layer in INT8.
+    """
+
+    node: str
+    op: str
+    own_db: float
+    alone_db: float
+    without_db: float
+
+
+def module_path(layer: LayerError) -> str:
+    """Return the PyTorch module that an ONNX node was traced from, as `named_modules` writes it.
+
+    `/features/features.1/features.1.0/block/block.0/Conv` is `features.1.0.block.0`: the TorchScript exporter repeats
+    the path inside containers. The node's own name where it tells no module.
+    """
+    parts = layer.node.strip("/").split("/")
+    ends = [place for place, part in enumerate(parts) if part.rpartition("_")[0] == layer.op or part == layer.op]
+    if not ends:
+        return layer.node
+    path: list[str] = []
+    for part in parts[: ends[-1]]:
+        if path and part.startswith(f"{path[-1]}."):
+            path.pop()
+        path.append(part)
+    return ".".join(path) or layer.node
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Every quantized layer, the most harmful first, and the output's ratio in dB with all of them in INT8."""
+
+    layers: tuple[LayerError, ...]
+    whole_db: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` finds in a bundle; `synthetic` says that no real sample was looked at."""
+
+    bundle: str
+    sensitivity: Sensitivity
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The INT8 graph after repair, None where no layer may stay in INT8, and what it took (see spec.Repair)."""
+
+    graph: Graph | None
+    repair: Repair
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,14 @@ def split(sources: list[media.Source]) -> tuple[list[media.Source], list[media.S
 
 def _from_folder(out: Path, recipe: Recipe, folder: Path) -> tuple[int, str]:
     calibrating, held_out = split(media.sources(folder))
-    write(out / "calibration", _spread(calibrating, recipe, MOST_CALIBRATION))
-    count = write(out / "held_out", _spread(held_out, recipe, MOST_HELD_OUT))
+    write(out / "calibration", spread(calibrating, recipe, MOST_CALIBRATION))
+    count = write(out / "held_out", spread(held_out, recipe, MOST_HELD_OUT))
     fewer = f", fewer than {HELD_OUT}" if count < HELD_OUT else ""
     plural = "sources" if len(held_out) > 1 else "source"
     return len(calibrating), f"{count} samples{fewer}, from {len(held_out)} {plural} that gave no calibration sample"
 
 
-def _spread(sources: list[media.Source], recipe: Recipe, most: int) -> Iterator[Sample]:
+def spread(sources: list[media.Source], recipe: Recipe, most: int) -> Iterator[Sample]:
     """Yield up to `most` samples, as evenly from sources, and in each from its files, as there are enough of them."""
     left = most
     for place, source in enumerate(sources):

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy_compile.results import Benched
+from deploy_compile.results import Benched, Diagnosis, module_path
 from deploy_recipes.recipe import Recipe
+from deploy_runtime.data import encode
 from deploy_runtime.spec import Candidate, Classes, DenseMap, Drift, Features, MultiLabel, Tensor
 
 USUAL_SAMPLES = 16  # held out; fewer where PyTorch is slow or the folder holds fewer, and that is said
@@ -100,6 +101,37 @@ def print_bench(console: Console, benched: Benched) -> None:
         console.print(f"[red]not timed[/] {name}: {escape(reason)}", highlight=False)
     threads = benched.speeds.threads
     console.print(f"[dim]{threads} thread{'s' if threads > 1 else ''}, all interleaved in one run[/]", highlight=False)
+
+
+def print_diagnosis(console: Console, diagnosis: Diagnosis, top: int) -> None:
+    """The layers whose INT8 form costs most, the worst first; all figures are signal to noise in dB."""
+    found = diagnosis.sensitivity
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("layer", overflow="fold")
+    table.add_column("op", no_wrap=True)
+    for heading in ("own", "alone", "without"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in found.layers[:top]:
+        figures = (layer.own_db, layer.alone_db, layer.without_db)
+        table.add_row(escape(module_path(layer)), layer.op, *(f"{figure:.1f}" for figure in figures))
+    console.print(table)
+    console.print(
+        f"{found.whole_db:.1f} dB with all {len(found.layers)} layers in INT8, over {found.samples} samples\n"
+        "own      the layer's own output, its inputs in float\n"
+        "alone    the network's output with only this layer in INT8\n"
+        "without  the same with every other layer in INT8: what taking this one back leaves",
+        highlight=False,
+    )
+    if diagnosis.synthetic:
+        console.print("[yellow]measured on the synthetic golden samples: --samples DIR looks at real data[/]")
+
+
+def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """A diagnosis as `--json` prints it: the encoded value, each layer with its PyTorch module."""
+    body: dict[str, Any] = encode(diagnosis)
+    for layer, described in zip(diagnosis.sensitivity.layers, body["sensitivity"]["layers"], strict=True):
+        described["module"] = module_path(layer)
+    return body
 
 
 def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: bool) -> list[str]:

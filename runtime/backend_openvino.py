@@ -45,23 +45,16 @@ def open(
         raise DeployError(
             f"OpenVINO runs {', '.join(HINT)} on cpu here, not {precision} on {target}", "Ask for another candidate."
         )
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": HINT[precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        # Two programs pinned to the same core would share it while the next one idles.
-        "ENABLE_CPU_PINNING": False,
-    }
+    chosen = settings(precision, threads)
     if cache is not None:
-        settings["CACHE_DIR"] = str(cache)
+        chosen["CACHE_DIR"] = str(cache)
     try:
         core = library.Core()
         graph = core.read_model(file)
         check_names(file, (name for port in graph.inputs for name in port.get_names()), inputs)
         check_names(file, (name for port in graph.outputs for name in port.get_names()), outputs)
         graph.reshape({tensor.name: _shape(library, tensor, batch) for tensor in inputs})
-        compiled = core.compile_model(graph, "CPU", settings)
+        compiled = core.compile_model(graph, "CPU", chosen)
         said = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     except RuntimeError as error:
         raise cannot_open(file, "OpenVINO", error) from error
@@ -71,6 +64,18 @@ def open(
             "Use another candidate of the bundle; a processor with AVX512-BF16, AMX or ARMv8.6 has it.",
         )
     return _Opened(compiled, [tensor.name for tensor in outputs])
+
+
+def settings(precision: str, threads: int) -> dict[str, Any]:
+    """Return what every engine here is compiled with."""
+    return {
+        "INFERENCE_PRECISION_HINT": HINT[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # Two programs pinned to the same core would share it while the next one idles.
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 class _Opened(Session):

@@ -265,6 +265,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """What it took to make the INT8 graph pass on the calibration samples: layers taken back to float.
+
+    `taken` names their ONNX nodes, the most error per millisecond first, out of `heavy` that were quantized.
+    `before_db` and `after_db` are the output's SQNR there. `slower` estimates the repaired graph's time over that of
+    the fully quantized one, from a profile of the building machine.
+    """
+
+    taken: tuple[str, ...]
+    heavy: int
+    before_db: float
+    after_db: float
+    slower: float
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the bundle was made from and with. `weights` is `seeded`, `pretrained` or `file`."""
 
@@ -313,4 +329,5 @@ class Manifest:
     verdict: str
     golden: Golden
     provenance: Provenance
+    repair: Repair | None = None
     files: tuple[File, ...] = field(default=())

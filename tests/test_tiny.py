@@ -1,15 +1,19 @@
 """The public promise in one place: a small net goes from a recipe to a bundle to an answer, on the CPU."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from deploy_compile.__main__ import main
 from deploy_runtime import load
+from deploy_runtime import manifest as manifests
 
 NETS = Path(__file__).parent / "tiny_nets.py"
 COMMAND = ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out"]
@@ -63,3 +67,52 @@ def test_every_candidate_has_its_evidence(bundle: Path) -> None:
     assert rows["openvino", "fp32"]["coverage"]["layers"] == {"fp32": 4}
     assert rows["tensorrt_rtx", "int8"]["status"] == "built_not_run"
     assert all(v["passed"] for row in rows.values() for v in row["verdicts"] if row["status"] == "passed")
+
+
+def test_diagnose_names_the_layer_whose_scale_is_broken_first(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    break_scale(broken / "graphs" / "int8.onnx", "/block/block.3/Conv")
+    manifests.write(broken, manifests.read(broken))  # its digests are whole: only the numbers are wrong
+    monkeypatch.setattr(
+        sys, "argv", ["deploy-compile", "diagnose", str(broken), "--json", "--chart", str(tmp_path / "chart.png")]
+    )
+    main()
+    found = json.loads(capsys.readouterr().out)["sensitivity"]
+    assert found["layers"][0]["module"] == "block.3"
+    assert {layer["module"] for layer in found["layers"]} == {"stem.0", "block.0", "block.3", "head"}
+    worst, *others = found["layers"]
+    assert worst["own_db"] < 6 < min(layer["own_db"] for layer in others)
+    assert worst["without_db"] > found["whole_db"]
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def break_scale(path: Path, node: str) -> None:
+    """Halve the scale of a node's input, so that most of what it reads saturates."""
+    model = onnx.load(path)
+    made = {output: one for one in model.graph.node for output in one.output}
+    heavy = next(one for one in model.graph.node if one.name == node)
+    scale = made[heavy.input[0]].input[1]
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == scale)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(8), scale))
+    onnx.save(model, path)
+
+
+def test_diagnose_reads_real_samples_and_says_what_it_looked_at(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for place in range(3):
+        np.save(images / f"{place}.npy", rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    ref = f"{NETS}:tiny"
+    for given, synthetic in (((), True), (("--samples", str(images), "--recipe", ref), False)):
+        monkeypatch.setattr(sys, "argv", ["deploy-compile", "diagnose", str(bundle), *given])
+        main()
+        told = " ".join(capsys.readouterr().out.split())
+        assert ("measured on the synthetic golden samples" in told) is synthetic
+        assert ("over 3 samples" in told) is not synthetic
+        assert "block.3" in told

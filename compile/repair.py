@@ -1,0 +1,142 @@
+"""Make the INT8 graph pass: take layers back to float, most error per millisecond first, until the gates hold.
+
+Promise: the graph handed over passes the recipe's INT8 limits with `margin_db` to spare, on calibration samples and
+with Q/DQ pairs as written, or no graph is. Held-out samples are never looked at here: they judge what comes out.
+
+Each layer's share of the error is measured alone (see `sensitivity`), its share of the time on this processor (see
+`profile`). The least number of layers, in that order, is found by trying: shares predict where to begin, the gates
+decide. Nothing is profiled or ranked where the graph passes as it is.
+"""
+
+import bisect
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from deploy_compile import onnx_graph
+from deploy_compile.profile import profile
+from deploy_compile.quantize import quantize
+from deploy_compile.results import Graph, Ranges, Repaired
+from deploy_compile.sample_files import read
+from deploy_compile.sensitivity import alone, answers, decibels, noise
+from deploy_compile.switches import Sample, Switched, switched
+from deploy_recipes.recipe import Keep, Recipe
+from deploy_runtime.judge import judge, measure, passed
+from deploy_runtime.spec import Limit, Repair
+
+SAMPLES = 16  # of the calibration set that the gates are tried on
+RANKING_S = 120.0  # for measuring layers one by one; at least one sample is run through each
+LEAST_GAIN = 0.01  # of the layers' mean: what a layer is taken to gain in INT8 where the profile shows less
+
+
+def repair(
+    out: Path,
+    fp32: Graph,
+    int8: Graph,
+    ranges: Ranges,
+    recipe: Recipe,
+    calibration: Path,
+    margin_db: float,
+    threads: int,
+) -> Repaired:
+    """Return `int8` where it passes as it is, else one with layers in float that does, else none.
+
+    `calibration` is a folder of one-sample `.npz` files.
+    """
+    samples = list(islice(read(calibration), SAMPLES))
+    limit = tightened(recipe.limit("int8"), margin_db)
+    with switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads) as both:
+        trial = _Trial(both, samples, recipe, limit)
+        before = decibels(trial.noise(both.nodes))
+        if trial.passes(both.nodes):
+            return Repaired(int8, Repair((), len(both.nodes), before, before, 1.0))
+        errors = alone(both, samples, trial.reference, RANKING_S)
+        times = profile(out, fp32, int8, recipe.inputs)
+        gains = _gains(times, both.nodes)
+        order = sorted(both.nodes, key=lambda node: -errors[node] / gains[node])
+        count = trial.fewest(order, _predicted([errors[node] for node in order], trial.noise(both.nodes), limit))
+        taken = order[:count]
+        after = decibels(trial.noise(order[count:]))
+    done = Repair(tuple(taken), len(order), before, after, _slower(times, taken))
+    if count == len(order):
+        return Repaired(None, done)
+    kept = [Keep(glob.escape(node), _reason(errors[node], times.get(node))) for node in taken]
+    return Repaired(quantize(out, fp32, ranges, (*recipe.keep_float, *kept)), done)
+
+
+def tightened(limit: Limit, margin_db: float) -> Limit:
+    """Return a limit with room to spare in what it allows of error; how many decisions may differ stays."""
+    share = 10.0 ** (-margin_db / 10.0)
+    return replace(
+        limit,
+        cosine=None if limit.cosine is None else 1.0 - (1.0 - limit.cosine) * share,
+        sqnr_db=None if limit.sqnr_db is None else limit.sqnr_db + margin_db,
+        max_relative=None if limit.max_relative is None else limit.max_relative * share**0.5,
+        outputs={name: tightened(own, margin_db) for name, own in limit.outputs.items()},
+    )
+
+
+class _Trial:
+    """Runs sets of layers in INT8 and judges them against the float graph."""
+
+    def __init__(self, both: Switched, samples: Sequence[Sample], recipe: Recipe, limit: Limit) -> None:
+        self.both, self.samples, self.task, self.limit = both, samples, recipe.task, limit
+        self.reference = answers(both, samples, ())
+        self._seen: dict[frozenset[str], tuple[bool, float]] = {}
+
+    def passes(self, int8: Sequence[str]) -> bool:
+        return self._look(int8)[0]
+
+    def noise(self, int8: Sequence[str]) -> float:
+        return self._look(int8)[1]
+
+    def fewest(self, order: Sequence[str], predicted: int) -> int:
+        """Return the least number of layers, from the front of `order`, without which the others pass."""
+        least, most = 0, max(1, predicted)  # 0 is known to fail
+        while most < len(order) and not self.passes(order[most:]):
+            least, most = most, min(len(order), most + max(1, most // 3))
+        counts = range(least + 1, most + 1)
+        return counts[bisect.bisect_left(counts, True, key=lambda n: n == most or self.passes(order[n:]))]
+
+    def _look(self, int8: Sequence[str]) -> tuple[bool, float]:
+        key = frozenset(int8)
+        if key not in self._seen:
+            got = answers(self.both, self.samples, key)
+            verdicts = judge(measure(self.reference, got, self.task), self.limit)
+            self._seen[key] = passed(verdicts), noise(self.reference, got)
+        return self._seen[key]
+
+
+def _gains(times: Mapping[str, tuple[float, float]], nodes: Sequence[str]) -> dict[str, float]:
+    """Return the milliseconds that INT8 saves for each node; never nothing, or a faultless layer would go first."""
+    saved = {node: times[node][0] - times[node][1] if node in times else 0.0 for node in nodes}
+    mean = sum(max(0.0, gain) for gain in saved.values()) / max(1, len(saved))
+    return {node: max(gain, LEAST_GAIN * mean, 1e-6) for node, gain in saved.items()}
+
+
+def _predicted(errors: Sequence[float], whole: float, limit: Limit) -> int:
+    """Return how many of the layers, in order, have to go for the rest's errors to add up to what is allowed."""
+    if limit.sqnr_db is None:
+        return 1
+    left = sum(errors)
+    scale = whole / left if left else 1.0
+    allowed = 10.0 ** (-limit.sqnr_db / 10.0)
+    for count, error in enumerate(errors):
+        if left * scale <= allowed:
+            return count
+        left -= error
+    return len(errors)
+
+
+def _slower(times: Mapping[str, tuple[float, float]], taken: Sequence[str]) -> float:
+    """Return the heavy layers' time with some back in float over that with all in INT8."""
+    whole = sum(int8 for _, int8 in times.values())
+    more = sum(times[node][0] - times[node][1] for node in taken if node in times)
+    return (whole + more) / whole if whole else 1.0
+
+
+def _reason(error: float, time: tuple[float, float] | None) -> str:
+    saved = f", for {time[0] - time[1]:.2f} ms saved" if time else ""
+    return f"taken back to float: in INT8 it alone leaves the output {decibels(error):.1f} dB{saved}"

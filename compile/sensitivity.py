@@ -1,0 +1,118 @@
+"""How much of the output's error each quantized layer causes, measured on the CPU with nothing but two typed graphs.
+
+Three figures a layer, each a ratio of signal to noise in dB:
+
+own      its own output in INT8 against float, on float inputs: how badly it is quantized
+alone    the network's output with only this layer in INT8: how much that matters
+without  the network's output with every other layer in INT8: what taking it back to float would gain
+
+Errors of layers add up almost like independent noise (EfficientNet-B0: 82 layers alone predict 7.0 dB for all of them
+together, measured 6.3; the rest after the 24 worst are taken back 26.2, measured 26.3), so `alone` ranks them. Several
+outputs count alike: their ratios of noise to signal are averaged.
+"""
+
+import math
+import time
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from deploy_compile import onnx_graph, session
+from deploy_compile.results import LayerError, Sensitivity
+from deploy_compile.switches import Answers, Sample, Switched, quantized_forms, switched
+
+
+def sensitivity(fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[Sample], threads: int) -> Sensitivity:
+    """Measure every quantized layer of `int8` on samples of one each, the most harmful layer first.
+
+    Raises ValueError where the two graphs are not forms of one network.
+    """
+    own = own_errors(fp32, int8, samples, threads)
+    with switched(fp32, int8, threads) as both:
+        reference = answers(both, samples, ())
+        whole = noise(reference, answers(both, samples, both.nodes))
+        single = alone(both, samples, reference)
+        rest = {
+            node: noise(reference, answers(both, samples, [other for other in both.nodes if other != node]))
+            for node in both.nodes
+        }
+    operators = {node.name: node.op_type for node in fp32.graph.node}
+    layers = [
+        LayerError(node, operators[node], decibels(own[node]), decibels(single[node]), decibels(rest[node]))
+        for node in sorted(single, key=lambda name: -single[name])
+    ]
+    return Sensitivity(tuple(layers), decibels(whole), len(samples))
+
+
+def answers(both: Switched, samples: Sequence[Sample], int8: Collection[str]) -> dict[str, np.ndarray]:
+    """Return the outputs for all samples, stacked on axis 0, with the nodes of `int8` in INT8."""
+    runs = [both.run(sample, int8) for sample in samples]
+    return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+
+
+def noise(reference: Answers, got: Answers) -> float:
+    """Return noise over signal, as powers, averaged over the outputs; of an output of zeros its noise counts."""
+    ratios = [
+        float(np.square(got[name] - wanted, dtype=np.float64).sum())
+        / (float(np.square(wanted, dtype=np.float64).sum()) or 1.0)
+        for name, wanted in reference.items()
+    ]
+    return sum(ratios) / len(ratios)
+
+
+def decibels(ratio: float) -> float:
+    """Return noise over signal as a signal-to-noise ratio in dB; infinite where there is no noise."""
+    return math.inf if ratio == 0.0 else -10.0 * math.log10(ratio)
+
+
+def alone(
+    both: Switched, samples: Sequence[Sample], reference: Answers, budget_s: float = math.inf
+) -> dict[str, float]:
+    """Return the noise that each layer causes when only it is in INT8, on as many samples as `budget_s` allows.
+
+    At least one sample is run for every layer.
+    """
+    found = dict.fromkeys(both.nodes, 0.0)
+    begun = time.monotonic()
+    for count, sample in enumerate(samples, start=1):
+        wanted = {name: array[count - 1 : count] for name, array in reference.items()}
+        for node in both.nodes:
+            found[node] += noise(wanted, both.run(sample, (node,)))
+        spent = time.monotonic() - begun
+        if count == len(samples) or spent + spent / count > budget_s:
+            return {node: total / count for node, total in found.items()}
+    return found
+
+
+def own_errors(
+    fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[Sample], threads: int
+) -> dict[str, float]:
+    """Return noise over signal at each quantized layer's own output, on float inputs, in one pass a sample."""
+    model = onnx.ModelProto()
+    model.CopyFrom(fp32)
+    graph, used = model.graph, onnx_graph.taken(fp32) | onnx_graph.taken(int8)
+    del graph.output[:], graph.value_info[:]
+    forms = quantized_forms(int8)
+    onnx_graph.add_constants(graph, int8, forms.values())
+    outputs = {node.name: node.output[0] for node in fp32.graph.node}
+    sums: dict[str, tuple[str, str]] = {}
+
+    def summed(tensor: str) -> str:
+        name = onnx_graph.unique("squares", used)
+        graph.node.append(helper.make_node("ReduceSumSquare", [tensor], [name], f"{name}/node", keepdims=0))
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+        return name
+
+    for name, form in forms.items():
+        copies, last = onnx_graph.copied(form, used)
+        graph.node.extend(copies)
+        error = onnx_graph.unique("error", used)
+        graph.node.append(helper.make_node("Sub", [last, outputs[name]], [error], f"{error}/node"))
+        sums[name] = summed(error), summed(outputs[name])
+    with session.opened(model, threads) as opened:
+        names = [value.name for value in graph.output]
+        total = sum(np.array(opened.run(names, dict(sample)), np.float64) for sample in samples)
+    found = dict(zip(names, np.asarray(total).tolist(), strict=True))
+    return {name: found[error] / (found[energy] or 1.0) for name, (error, energy) in sums.items()}

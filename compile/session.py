@@ -1,0 +1,34 @@
+"""Runs a graph in ONNX Runtime as it is written: what the graph stages evaluate graphs with, before there is an engine.
+
+Q/DQ pairs stay the rounding that they are: no integer kernel takes their place (`session.disable_quant_qdq`), so that
+weights behind a DQ are folded and everything else is optimised as in a float graph. `optimised=False` also keeps every
+Cast, which an optimiser may take away with its rounding.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+
+from deploy_compile import onnx_graph
+
+QUIET = 3  # ONNX Runtime's severity from which it speaks: errors; shapes of tapped tensors are open on purpose
+
+
+@contextmanager
+def opened(model: onnx.ModelProto, threads: int, optimised: bool = True, folder: Path | None = None) -> Iterator[Any]:
+    """Give an InferenceSession of a model. It goes through a file in `folder`: weights may pass protobuf's 2 GiB."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path = onnx_graph.save(model, Path(place) / "graph.onnx")
+        yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,101 @@
+"""The fp32 graph and its INT8 form in one, layer by layer: which form each heavy node computes in is said at each run.
+
+Every quantized node becomes an If over the node in float and the node behind its Q/DQ pairs, with a boolean input of
+its own; only the branch taken is computed. So one session answers what the output would be with any set of layers in
+INT8, which is what sensitivity and fallback ask hundreds of times. The Q/DQ pairs are the INT8 graph's own: with all
+switches on, the answers are its answers.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from deploy_compile import onnx_graph, session
+
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+Sample = Mapping[str, np.ndarray]
+Answers = Mapping[str, np.ndarray]
+
+
+class Switched:
+    """An opened graph of both forms. `nodes` names the heavy nodes that have an INT8 form, in graph order."""
+
+    def __init__(self, opened: Any, outputs: tuple[str, ...], switches: Mapping[str, str]) -> None:
+        self._opened, self._outputs, self._switches = opened, outputs, switches
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The heavy nodes that have an INT8 form, in graph order."""
+        return tuple(self._switches)
+
+    def run(self, inputs: Sample, int8: Collection[str]) -> Answers:
+        """Return the outputs with the nodes of `int8` in INT8 and every other in float."""
+        unknown = set(int8) - self._switches.keys()
+        if unknown:
+            raise ValueError(f"{sorted(unknown)[0]} has no INT8 form in this graph")
+        states = {switch: np.array(node in int8) for node, switch in self._switches.items()}
+        answers = self._opened.run(list(self._outputs), {**inputs, **states})
+        return dict(zip(self._outputs, answers, strict=True))
+
+
+@contextmanager
+def switched(fp32: onnx.ModelProto, int8: onnx.ModelProto, threads: int) -> Iterator[Switched]:
+    """Open both forms of a graph. Raises ValueError where `int8` is not the quantized form of `fp32`."""
+    model, switches = switchable(fp32, int8)
+    with session.opened(model, threads) as opened:
+        yield Switched(opened, tuple(value.name for value in fp32.graph.output), switches)
+
+
+def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return the graph of both forms, and the name of each quantized node's switch."""
+    result = onnx.ModelProto()
+    result.CopyFrom(fp32)
+    graph, used = result.graph, onnx_graph.taken(fp32) | onnx_graph.taken(int8)
+    forms = quantized_forms(int8)
+    floats = list(fp32.graph.node)
+    if missing := forms.keys() - {node.name for node in floats}:
+        raise ValueError(f"the fp32 graph has no node {min(missing)!r}: these are not two forms of one graph")
+    onnx_graph.add_constants(graph, int8, forms.values())
+    switches: dict[str, str] = {}
+    del graph.node[:], graph.value_info[:]
+    for node in floats:
+        if node.name not in forms:
+            graph.node.append(node)
+            continue
+        switches[node.name] = switch = onnx_graph.unique(f"{node.name}/int8", used)
+        graph.input.append(helper.make_tensor_value_info(switch, TensorProto.BOOL, []))
+        graph.node.append(_either(node, forms[node.name], switch, used))
+    return result, switches
+
+
+def quantized_forms(int8: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return each quantized heavy node behind the Q and DQ nodes that give it its data, in order, by its name."""
+    producers = onnx_graph.links(int8).producers
+    found: dict[str, list[onnx.NodeProto]] = {}
+
+    def pairs(tensor: str) -> Iterator[onnx.NodeProto]:
+        node = producers.get(tensor)
+        if node is not None and node.op_type in PAIR:
+            for name in node.input:
+                yield from pairs(name)
+            yield node
+
+    for node in onnx_graph.heavy_nodes(int8):
+        before = [pair for name in node.input for pair in pairs(name)]
+        if before:
+            found[node.name] = [*before, node]
+    return found
+
+
+def _either(node: onnx.NodeProto, form: list[onnx.NodeProto], switch: str, used: set[str]) -> onnx.NodeProto:
+    branches = {"then_branch": form, "else_branch": [node]}
+    graphs: dict[str, Any] = {}
+    for name, nodes in branches.items():
+        copies, output = onnx_graph.copied(nodes, used)
+        result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+        graphs[name] = helper.make_graph(copies, f"{switch}/{name}", [], [result])
+    return helper.make_node("If", [switch], list(node.output), onnx_graph.unique(f"{switch}/If", used), **graphs)

@@ -1,0 +1,72 @@
+"""`auto`: the threshold that serves the readers of a tensor, not the tensor."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+from deploy_compile import onnx_graph
+from deploy_compile.choose_ranges import choose
+from deploy_compile.ranges import calibrate
+from deploy_compile.results import Graph, Range
+from tests import toys
+
+CHANNELS = 4
+OUTLIER = 50.0  # of the last channel; the others stay around 1
+
+
+def pointwise(path: Path, weight_of_outlier: float) -> Path:
+    """Write x [batch,4,8,8] -> Conv 1x1 that reads the last channel with the given weight."""
+    weight = np.ones((2, CHANNELS, 1, 1), np.float32)
+    weight[:, -1] = weight_of_outlier
+    return toys.save(
+        path,
+        [helper.make_node("Conv", ["x", "w"], ["y"], "/conv")],
+        [numpy_helper.from_array(weight, "w")],
+        inputs=[("x", ["batch", CHANNELS, 8, 8])],
+        outputs=[("y", ["batch", 2, 8, 8])],
+    )
+
+
+def samples(folder: Path) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        values = rng.standard_normal((1, CHANNELS, 8, 8)).astype(np.float32)
+        values[:, -1] = 0.0
+        values[0, -1, 0, 0] = OUTLIER
+        np.savez(folder / f"{index:03}.npz", x=values)
+    return folder
+
+
+def seen(threshold: float, algorithm: str) -> Range:
+    return Range(-OUTLIER, OUTLIER, threshold, 0.0, algorithm)
+
+
+@pytest.mark.parametrize(("weight", "best"), [(0.0, "tight"), (1.0, "wide")])
+def test_the_readers_weights_decide(tmp_path: Path, weight: float, best: str) -> None:
+    model = onnx_graph.load(pointwise(tmp_path / "fp32.onnx", weight))
+    proposed = {"wide": {"x": seen(OUTLIER, "wide")}, "tight": {"x": seen(4.0, "tight")}}
+    files = sorted(samples(tmp_path / "samples").glob("*.npz"))
+    assert choose(model, proposed, files, 1)["x"].algorithm == best
+
+
+def test_a_tensor_with_one_proposal_is_not_tried(tmp_path: Path) -> None:
+    model = onnx_graph.load(pointwise(tmp_path / "fp32.onnx", 1.0))
+    proposed = {"a": {"x": seen(4.0, "a")}, "b": {"x": seen(4.01, "b")}, "c": {"x": seen(0.0, "c")}}
+    assert choose(model, proposed, [], 1) == {}
+
+
+def test_auto_takes_from_every_algorithm_what_serves_the_readers(tmp_path: Path) -> None:
+    path = toys.conv_graph(tmp_path / "fp32.onnx")
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for index, image in enumerate(toys.images(6)):
+        np.savez(folder / f"{index:03}.npz", image=image)
+    graph = Graph(path, "fp32", 0, 0, 0, {})
+    by_name = {name: calibrate(tmp_path, graph, folder, name, 1) for name in ("minmax", "percentile", "entropy", "mse")}
+    auto = calibrate(tmp_path, graph, folder, "auto", 1)
+    for tensor, found in auto.tensors.items():
+        assert found in [ranges.tensors[tensor] for ranges in by_name.values()]
+    assert auto.tensors["c0"] == by_name["mse"].tensors["c0"]  # no heavy node reads it
