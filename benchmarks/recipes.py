@@ -36,13 +36,18 @@ from deploy_runtime.spec import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
 SEED, SAMPLES = 7, 4  # of the synthetic series on which branches are compared
+CODE = ("compile", "runtime", "recipes", "benchmarks/*.py")
 LAST_WORDS = 300  # characters of what a crashed run said last
 
 
 def commit() -> str:
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """The commit that is measured, `-dirty` where the code differs from it; results and pages do not count."""
+    said = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, check=True).stdout.strip()
+    return (
+        f"{said}-dirty"
+        if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *CODE], check=False).returncode
+        else said
+    )
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -110,6 +115,7 @@ def compile_into(name: str, path: Path) -> None:
             "verdict": outcome.choice.sentence,
             "chosen": outcome.rows[outcome.choice.chosen].name,
             "candidates": [row_of(row) for row in outcome.rows],
+            "repair": encode(outcome.repair),
             "deepest_branch": deepest_branch(recipe, loaded),
         }
     except DeployError as error:

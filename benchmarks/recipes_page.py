@@ -10,8 +10,8 @@ from deploy_recipes import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 COLUMNS = (
-    "recipe", "params", "inputs", "GMACs", "export s", "fp32", "fp16 dB", "int8 dB", "branch", "RTX", "INT8", "FP16",
-    "x PyTorch", "s", "GiB", "commit",
+    "recipe", "params", "inputs", "GMACs", "export s", "fp32", "fp16 dB", "int8 dB", "back", "branch", "RTX",
+    "INT8", "FP16", "x PyTorch", "s", "GiB", "commit",
 )  # fmt: skip
 TEXT = ("recipe", "inputs", "x PyTorch", "commit")
 HEAD = """# Recipes
@@ -26,8 +26,9 @@ architecture exports, quantizes, builds and answers as PyTorch does; accuracy is
 * *params* in millions; *GMACs* are multiply-adds of convolutions and matrix products, in billions, of one sample.
 * *fp32* is the largest relative error of all backends, *fp16* and *int8* the signal to noise in dB, of the worst
   output. fp16 is that of TensorRT-RTX's graph, computed with every value rounded to half precision on the CPU
-  (emulated). int8 is the better of the CPU backends. *branch* is by how much zeroing the deepest residual branch
-  moves the answers, in multiples of the INT8 error: parity says something about it from about 3 on.
+  (emulated). int8 is the better of the CPU backends, and *back* how many quantized layers went back to float to get
+  there (docs/int8.md). *branch* is by how much zeroing the deepest residual branch moves the answers, in multiples of
+  the INT8 error: parity says something about it from about 3 on.
 * *RTX* counts the TensorRT-RTX engines that were built and audited; **none has run on hardware**. *INT8* and *FP16* are
   the share of multiply-adds that the compiler gave that precision in the int8 and the fp16 engine.
 * *x PyTorch* is the chosen candidate's speed-up over PyTorch eager with its 95 % interval, {threads} threads, batch 1.
@@ -37,10 +38,10 @@ architecture exports, quantizes, builds and answers as PyTorch does; accuracy is
 transposed convolutions, which TensorRT computes in float whatever the graph says. `deploy-compile show NAME` lists what
 else a recipe keeps, each with its reason.
 
-**EfficientNet should not be quantized to INT8 as it is**, nor what is built of its blocks (the `efficientnet_b5_…`
-networks; the longitudinal ones are measured below). Its batch norms amplify the depthwise convolutions up to 200 times,
-so that rounding their inputs alone leaves 17 to 27 dB; with every depthwise layer, gate and the stem in float B0 comes
-to 12.5 dB instead of 3.6 (seeded weights). Such a candidate fails its gate, and fp32, bf16 or fp16 ships.
+**EfficientNet keeps most of its layers in float**, and so does what is built of its blocks (the `efficientnet_b5_…` and
+the longitudinal networks): its batch norms amplify the depthwise convolutions up to 200 times, so that rounding their
+inputs alone leaves 9 to 27 dB. The pipeline takes the worst layers back to float until INT8 passes (*back*), and the
+verdict says what that costs; on processors without 8-bit dot products little speed is left to gain.
 """
 
 
@@ -70,11 +71,6 @@ def _head(recipes: Sequence[Recipe], measured: Mapping[str, Any]) -> str:
         threads="/".join(sorted({str(result["threads"]) for result in measured.values()})) or "all",
         **passes,
     )
-
-
-def _machine(result: Mapping[str, Any]) -> str:
-    machine = result["machine"]
-    return f"{machine['cpu']} ({machine['instructions']}), {result['threads']} cores, {machine['memory_gib']} GiB"
 
 
 def _machine(result: Mapping[str, Any]) -> str:
@@ -129,6 +125,7 @@ def _line(recipe: Recipe, result: Mapping[str, Any] | None) -> str:
         _relative([row for row in rows if row["precision"] == "fp32"]),
         _decibel([row for row in rtx if row["precision"] == "fp16"]),
         _decibel([row for row in rows if row["precision"] == "int8" and row["backend"] != "tensorrt_rtx"]),
+        _back(result.get("repair")),
         _branch(result),
         f"{sum(row['status'] in ('passed', 'built_not_run', 'failed') for row in rtx)} of {len(rtx)}",
         _share(rtx, "int8"),
@@ -153,6 +150,11 @@ def _decibel(rows: Sequence[Mapping[str, Any]]) -> str:
         return "; ".join(sorted({row["status"] for row in rows})) or "not built"
     good = any(row["status"] in ("passed", "built_not_run") for row in rows)
     return f"{best['drift']['sqnr_db']:.1f}{'' if good else ' **' + best['status'] + '**'}"
+
+
+def _back(repair: Mapping[str, Any] | None) -> str:
+    """How many layers went back; results from before there was a way back kept all."""
+    return f"{len(repair['taken'])} of {repair['heavy']}" if repair else "0"
 
 
 def _branch(result: Mapping[str, Any]) -> str:

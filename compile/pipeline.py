@@ -76,7 +76,7 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     engines = [one.engine for one in made.tried]
     measured = (made.graphs, made.ranges, engines, rows, made.repair)
     shipped = run(bundle, options, recipe, made.loaded, made.samples, made.torch, *measured, choice)
-    return Outcome(recipe.name, tuple(rows), choice, shipped)
+    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repair)
 
 
 def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:

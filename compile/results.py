@@ -241,12 +241,13 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why."""
+    """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why, what INT8 took."""
 
     recipe: str
     rows: tuple[Candidate, ...]
     choice: Choice
     bundled: Bundled
+    repair: Repair | None = None
 
 
 @dataclass(frozen=True)
