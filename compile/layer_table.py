@@ -4,7 +4,8 @@ The engine inspector needs a GPU; the builder's verbose log, at detailed profili
 message that starts with `Layers:` and has one line a layer. That text is nowhere documented, so the library's version
 is pinned (TABLE_VERSIONS) and whatever does not read as expected raises: a table half understood would be worse than
 none. The traps: a convolution's ONNX node is also named by the small `kgen` kernels that quantize around it, which
-say nothing about the convolution itself; and a tiny matrix product may have no other layer than such a kernel.
+say nothing about the convolution itself; a tiny matrix product may have no other layer than such a kernel; and a
+recurrent cell over more than a few steps becomes a loop, with jumps among the layers.
 """
 
 import math
@@ -20,7 +21,8 @@ WIDEST = ("Float", "BFloat16", "Half", "Int8")  # the widest first
 
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*)\], "
-    r"Outputs: \[(?P<outputs>.*)\], TacticName: .*?, StreamId: \d+(?:, EventId: \d+)?, Metadata: ?(?P<metadata>.*)"
+    r"Outputs: \[(?P<outputs>.*)\], TacticName: .*?, StreamId: \d+(?:, EventId: \d+)?"
+    r"(?:, JumpTarget\w*: [^,]*)*, Metadata: ?(?P<metadata>.*)"
 )
 _TENSOR = re.compile(r"Dimensions: \[([\d,-]*)\],.*?Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")

@@ -10,7 +10,7 @@ TYPES = st.sampled_from(sorted(PRECISION_OF))
 ROWS = st.builds(
     Row,
     name=NAMES,
-    kind=st.sampled_from(["correlation", "gemm", "kgen", "runtime_fusion", "maxpool", "wait"]),
+    kind=st.sampled_from(["correlation", "gemm", "kgen", "runtime_fusion", "maxpool", "wait", "cjmp"]),
     inputs=st.lists(TYPES, max_size=3).map(tuple),
     constants=st.lists(TYPES, max_size=3).map(tuple),
     nodes=st.lists(NAMES, max_size=4).map(tuple),
@@ -27,9 +27,11 @@ def text(table: list[Row]) -> str:
     def line(row: Row) -> str:
         metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in row.nodes)
         event = ", EventId: 3" if row.kind == "wait" else ""
+        jump = ", JumpTargetThen: __mye1_unroll0_myl0_95, JumpTargetElse: __myl_Resh_129" if row.kind == "cjmp" else ""
         return (
             f"Name: {row.name}, LayerType: {row.kind}, Inputs: {tensors(row.inputs)}, "
-            f"Constants: {tensors(row.constants)}, Outputs: [], TacticName: , StreamId: 0{event}, Metadata: {metadata}"
+            f"Constants: {tensors(row.constants)}, Outputs: [], TacticName: , StreamId: 0{event}{jump}, "
+            f"Metadata: {metadata}"
         )
 
     return "Layers:\n" + "\n".join(map(line, table)) + "\n\nI/O Tensors:\n Name: image, IOMode: Input"
