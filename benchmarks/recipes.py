@@ -31,8 +31,8 @@ from deploy_compile.results import Loaded
 from deploy_recipes import Recipe
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import Candidate
 from deploy_runtime.machine import physical_cores
-from deploy_runtime.spec import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
 SEED, SAMPLES = 7, 4  # of the synthetic series on which branches are compared

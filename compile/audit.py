@@ -19,7 +19,7 @@ from pathlib import Path
 from deploy_compile.heavy import heavy_nodes
 from deploy_compile.macs import macs
 from deploy_compile.results import Audited, Built, Graph
-from deploy_runtime.spec import Coverage
+from deploy_runtime.evidence import Coverage
 
 UNFOUND = "not found in the layer table"
 

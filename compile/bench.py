@@ -16,7 +16,7 @@ from deploy_compile.sample_files import write
 from deploy_compile.speed import time_engines
 from deploy_runtime import backends, device_cache, manifest
 from deploy_runtime.errors import DeployError, UsageError
-from deploy_runtime.spec import Candidate
+from deploy_runtime.evidence import Candidate
 
 SEED = 4001
 

@@ -14,7 +14,8 @@ from deploy_compile.results import Built, Graph, Ranges
 from deploy_compile.targets import Target
 from deploy_compile.worker import Crashed, call
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Backend, Batch, Precision, Status, Tensor
+from deploy_runtime.evidence import Backend, Precision, Status
+from deploy_runtime.spec import Batch, Tensor
 
 BUILD_S = 1800.0  # the longest one build may take; the largest networks need a few minutes
 THREADS = 1  # of the processes that build: engines are built side by side

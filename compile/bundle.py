@@ -24,7 +24,7 @@ from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Calibration, Candidate, Golden, Manifest, Provenance, Repair
+from deploy_runtime.evidence import Calibration, Candidate, Golden, Manifest, Provenance, Repair
 
 
 def bundle(

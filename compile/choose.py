@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from deploy_compile.results import Choice
 from deploy_runtime.errors import GateError
-from deploy_runtime.spec import Candidate, Repair
+from deploy_runtime.evidence import Candidate, Repair
 
 # Least that can go wrong first: fp32 needs nothing, bf16 needs no calibration, int8 needs calibration data.
 SIMPLEST_FIRST = ("fp32", "bf16", "fp16", "int8_bf16", "int8_fp16", "int8")

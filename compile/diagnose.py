@@ -19,7 +19,7 @@ from deploy_compile.sensitivity import sensitivity
 from deploy_compile.switches import Sample
 from deploy_runtime import manifest
 from deploy_runtime.errors import DeployError, UsageError
-from deploy_runtime.spec import Manifest
+from deploy_runtime.evidence import Manifest
 
 MOST_SAMPLES = 8  # of a folder; an error is a sum over many values of each
 CHARTED = 40  # layers that a chart shows

@@ -28,8 +28,8 @@ from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
 from deploy_compile.targets import Target, candidates, get
 from deploy_recipes.recipe import Recipe
+from deploy_runtime.evidence import Backend, Candidate, Precision, Repair
 from deploy_runtime.judge import judge
-from deploy_runtime.spec import Backend, Candidate, Precision, Repair
 
 # The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
 GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}

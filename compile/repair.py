@@ -23,8 +23,9 @@ from deploy_compile.sample_files import read
 from deploy_compile.sensitivity import alone, answers, decibels, noise
 from deploy_compile.switches import Sample, Switched, switched
 from deploy_recipes.recipe import Keep, Recipe
+from deploy_runtime.evidence import Repair
 from deploy_runtime.judge import judge, measure, passed
-from deploy_runtime.spec import Limit, Repair
+from deploy_runtime.spec import Limit
 
 SAMPLES = 16  # of the calibration set that the gates are tried on
 RANKING_S = 120.0  # for measuring layers one by one; at least one sample is run through each

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy_compile.uncertainty import Uncertainty
-from deploy_runtime.spec import (
+from deploy_runtime.evidence import (
     Backend,
     Calibration,
     Candidate,
@@ -161,7 +161,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Repaired:
-    """The INT8 graph after repair, None where no layer may stay in INT8, and what it took (see spec.Repair)."""
+    """The INT8 graph after repair, None where no layer may stay in INT8, and what it took (see evidence.Repair)."""
 
     graph: Graph | None
     repair: Repair

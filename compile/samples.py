@@ -20,8 +20,8 @@ from deploy_compile.sample_files import paths, read, write
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import Calibration
 from deploy_runtime.preprocess import prepare_inputs
-from deploy_runtime.spec import Calibration
 
 CALIBRATION = 16  # synthetic samples: each scene four times
 HELD_OUT = 16

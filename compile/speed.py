@@ -22,7 +22,8 @@ from deploy_compile.worker import Crashed, Worker
 from deploy_recipes import Recipe
 from deploy_runtime import backends, timing
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Batch, Speed, Tensor
+from deploy_runtime.evidence import Speed
+from deploy_runtime.spec import Batch, Tensor
 
 BUDGET_S = 25.0  # for all candidates together, once they are open
 LEAST_ROUNDS = timing.LEAST_ROUNDS  # taken even where the budget is spent by then: fewer say nothing of the spread

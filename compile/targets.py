@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from deploy_runtime.errors import DeployError, UsageError
-from deploy_runtime.spec import Backend, Precision
+from deploy_runtime.evidence import Backend, Precision
 
 ALWAYS: frozenset[Precision] = frozenset({"fp32", "bf16"})
 FP16: frozenset[Precision] = frozenset({"fp16"})

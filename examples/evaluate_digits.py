@@ -20,11 +20,11 @@ from train_digits import laid_out, network, recipe, told
 
 from deploy_runtime import load
 from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import Candidate
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.model import Model, open_session
 from deploy_runtime.preprocess import prepare
 from deploy_runtime.session import Session
-from deploy_runtime.spec import Candidate
 
 Array = np.ndarray[Any, Any]
 Answer = Callable[[Array], Array]  # frames uint8 [13, H, W, 3] to logits [1, 2]

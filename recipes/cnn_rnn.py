@@ -127,7 +127,7 @@ def clip_model(cell: str, parameters: int) -> Recipe:
             "summary", "ends", "read each direction's final state, the last frame's, the mean", ("ends", "last", "mean")
         ),
     )
-    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18", "frames": "3"})
+    return model(f"cnn_{cell}", cell, parameters, params, twin={**TWIN, "backbone": "resnet18", "frames": "16"})
 
 
 def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:

@@ -17,11 +17,12 @@ import numpy as np
 
 from deploy_runtime import backends, manifest, proof, selection
 from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import Candidate, Manifest, Verdict
 from deploy_runtime.judge import as_built, judge, measure, passed
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.model import open_session
 from deploy_runtime.session import Array, NotHereError, Session
-from deploy_runtime.spec import Batch, Candidate, Manifest, Tensor, Verdict
+from deploy_runtime.spec import Batch, Tensor
 
 Outcome = Literal["passed", "failed", "not run"]
 

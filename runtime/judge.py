@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Classes, Drift, Limit, MultiLabel, Task, Verdict
+from deploy_runtime.evidence import Drift, Verdict
+from deploy_runtime.spec import Classes, Limit, MultiLabel, Task
 
 Array = np.ndarray[Any, Any]
 # Of a reference and an answer: which decisions differ, and by what margin the reference made them, one value each.

@@ -17,7 +17,7 @@ from typing import Any
 from deploy_runtime import device_cache
 from deploy_runtime.data import decode, encode
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import File, Manifest
+from deploy_runtime.evidence import File, Manifest
 
 FORMAT = 1  # raised when an older runtime would misread a bundle
 NAME = "manifest.json"

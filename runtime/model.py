@@ -13,9 +13,10 @@ import numpy as np
 
 from deploy_runtime import backends, device_cache, manifest, preprocess, selection
 from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.session import Array, Session
-from deploy_runtime.spec import Batch, Candidate, Manifest, Tensor
+from deploy_runtime.spec import Batch, Tensor
 
 __all__ = ["Model", "load", "physical_cores"]
 

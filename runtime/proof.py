@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy_runtime import backends, device_cache, machine
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Candidate
+from deploy_runtime.evidence import Candidate
 
 FOLDER = "verified"
 

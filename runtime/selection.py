@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deploy_runtime import backends, proof
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Candidate, Manifest
+from deploy_runtime.evidence import Candidate, Manifest
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy_runtime.spec import Speed
+from deploy_runtime.evidence import Speed
 
 Array = np.ndarray[Any, Any]
 

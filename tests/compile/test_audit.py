@@ -10,7 +10,8 @@ from deploy_compile.audit import audit, coverage, expected
 from deploy_compile.build import build
 from deploy_compile.results import Built, Graph, Layer
 from deploy_compile.targets import get
-from deploy_runtime.spec import Backend, Batch, Precision
+from deploy_runtime.evidence import Backend, Precision
+from deploy_runtime.spec import Batch
 from tests.compile.quantized_toy import INPUTS, OUTPUTS, Toy, toy
 
 NODES = {"a": "Conv", "b": "Conv", "c": "Gemm"}

@@ -18,7 +18,8 @@ from deploy_compile.sample_files import paths
 from deploy_compile.targets import Target, get
 from deploy_compile.worker import Crashed, call
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Backend, Batch, Precision, Tensor
+from deploy_runtime.evidence import Backend, Precision
+from deploy_runtime.spec import Batch, Tensor
 from tests import toys
 from tests.compile.quantized_toy import INPUTS, OUTPUTS, Toy, toy
 

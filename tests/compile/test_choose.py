@@ -4,7 +4,7 @@ import pytest
 
 from deploy_compile.choose import choose
 from deploy_runtime.errors import GateError
-from deploy_runtime.spec import Backend, Candidate, Precision, Speed, Status
+from deploy_runtime.evidence import Backend, Candidate, Precision, Speed, Status
 
 
 def row(

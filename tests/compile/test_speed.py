@@ -8,7 +8,8 @@ from deploy_compile.results import Built, Loaded, Speeds
 from deploy_compile.speed import time_engines
 from deploy_compile.worker import Worker
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Backend, Batch
+from deploy_runtime.evidence import Backend
+from deploy_runtime.spec import Batch
 from tests.compile.quantized_toy import INPUTS, OUTPUTS, Toy, toy
 
 NET = """

@@ -12,9 +12,10 @@ import pytest
 from deploy_runtime import DeployError, backend_onnxruntime, backend_openvino, backend_tensorrt_rtx, manifest, proof
 from deploy_runtime.__main__ import main
 from deploy_runtime.check import Result, Row, check, outputs, verify
+from deploy_runtime.evidence import Calibration, Coverage, Manifest
 from deploy_runtime.report_formats import as_json, junit, text
 from deploy_runtime.session import Array, Session
-from deploy_runtime.spec import Batch, Calibration, Coverage, Manifest
+from deploy_runtime.spec import Batch
 from tests.runtime import tiny_bundle
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import Drift
 from deploy_runtime.judge import Array, as_built, judge, measure, passed, wilson
-from deploy_runtime.spec import Classes, Drift, Features, Limit
+from deploy_runtime.spec import Classes, Features, Limit
 
 FP32 = Limit(max_relative=1e-4, fp64_ratio=10.0, agreement=1.0)
 INT8 = Limit(cosine=0.99, sqnr_db=18.0, agreement=0.95)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deploy_runtime import manifest as manifests
 from deploy_runtime.errors import DeployError
-from deploy_runtime.spec import Candidate
+from deploy_runtime.evidence import Candidate
 from tests.runtime import tiny_bundle
 
 CHOSEN = (Candidate("openvino", "fp32", "cpu", "passed", file="graphs/fp32.onnx"),)

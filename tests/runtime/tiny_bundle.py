@@ -12,20 +12,9 @@ import onnx
 import onnx.reference
 
 from deploy_runtime import manifest as manifests
+from deploy_runtime.evidence import Calibration, Candidate, Coverage, Golden, Manifest, Provenance
 from deploy_runtime.judge import judge, measure
-from deploy_runtime.spec import (
-    Batch,
-    Calibration,
-    Candidate,
-    Classes,
-    Coverage,
-    Golden,
-    Limit,
-    Manifest,
-    Preprocess,
-    Provenance,
-    Tensor,
-)
+from deploy_runtime.spec import Batch, Classes, Limit, Preprocess, Tensor
 from tests import toys
 
 LIMITS = {"fp32": Limit(max_relative=1e-4, fp64_ratio=10.0, agreement=1.0), "int8": Limit(cosine=0.99, sqnr_db=18.0)}

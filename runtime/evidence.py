@@ -1,0 +1,212 @@
+"""What was built and measured, as a manifest carries it. Frozen, plain, JSON-able.
+
+Nothing here computes; `data.encode` and `data.decode` turn each value into JSON and back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deploy_runtime.spec import Batch, Limit, Preprocess, Task, Tensor
+
+Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16"]
+Status = Literal["passed", "failed", "rejected", "crashed", "refused", "built_not_run"]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one output lies from PyTorch's over all held-out samples.
+
+    Errors are in the output's own units; relative ones are divided by `scale`, the reference's largest magnitude.
+    `sqnr_db` is 10·log10(Σreference² / Σerror²), infinite where the outputs are equal. `worst_cosine` is that of the
+    worst single sample. `agreement` is the share of equal decisions, with its Wilson 95 % interval, over `decisions`
+    decisions of which `excused` differ within twice PyTorch fp32's own distance from fp64.
+    """
+
+    output: str
+    samples: int
+    max_abs: float
+    mean_abs: float
+    scale: float
+    max_relative: float
+    mean_relative: float
+    cosine: float
+    worst_cosine: float
+    sqnr_db: float
+    fp64_ratio: float | None = None
+    agreement: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    decisions: int = 0
+    excused: int = 0
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One measured value against one limit."""
+
+    output: str
+    metric: str
+    value: float
+    limit: float
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Latency of one candidate beside PyTorch eager, interleaved in one run, in milliseconds for one batch.
+
+    `ratio` is PyTorch's median over the candidate's, `low` and `high` its bootstrap 95 % interval. `lag` is the
+    candidate's median over that of the fastest candidate of the run, with its own interval: noise of PyTorch is not
+    in it. `p99_ms` only from 1,000 runs on.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    p50_ms: float
+    p90_ms: float
+    torch_p50_ms: float
+    runs: int
+    threads: int
+    p99_ms: float | None = None
+    lag: float = 1.0
+    lag_low: float = 1.0
+    lag_high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the audit found: how many heavy layers of the graph ran in which precision.
+
+    `layers` counts convolutions, matmuls and gemms by precision; `macs` gives the share of multiply-adds in each;
+    `breaches` names the ONNX nodes that got another precision than asked and are not declared `keep_float`.
+    """
+
+    layers: Mapping[str, int]
+    macs: Mapping[str, float]
+    breaches: tuple[str, ...] = ()
+
+
+def candidate_name(backend: str, precision: str, target: str) -> str:
+    """The word people see: `openvino int8`; ONNX Runtime serves two targets, so its GPU form says so."""
+    return f"{backend} {precision}" + (" on cuda" if target == "cuda" else "")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backend at one precision for one target, with all that was measured of it: a row of the manifest.
+
+    `file` is what the backend opens, relative to the bundle; None where it is not shipped. `drift` was measured on
+    held-out samples and judged by `verdicts`; `golden` on the golden samples, for devices to compare with.
+    """
+
+    backend: Backend
+    precision: Precision
+    target: str
+    status: Status
+    reason: str = ""
+    file: str | None = None
+    coverage: Coverage | None = None
+    drift: tuple[Drift, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    speed: Speed | None = None
+    emulated: bool = False
+    golden: tuple[Drift, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The word people see: `openvino int8`."""
+        return candidate_name(self.backend, self.precision, self.target)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a bundle: its path relative to the bundle, with `/`, its digest and its size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the INT8 ranges come from. Never a file name."""
+
+    synthetic: bool
+    samples: int
+    sources: int
+    algorithm: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What it took to make the INT8 graph pass on the calibration samples: layers taken back to float.
+
+    `taken` names their ONNX nodes, the most error per millisecond first, out of `heavy` that were quantized.
+    `before_db` and `after_db` are the output's SQNR there. `slower` estimates the repaired graph's time over that of
+    the fully quantized one, from a profile of the building machine.
+    """
+
+    taken: tuple[str, ...]
+    heavy: int
+    before_db: float
+    after_db: float
+    slower: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the bundle was made from and with. `weights` is `seeded`, `pretrained` or `file`."""
+
+    weights: str
+    weights_sha256: str
+    parameters: int
+    calibration: Calibration | None
+    held_out: str
+    versions: Mapping[str, str]
+    machine: Mapping[str, str]
+    options: Mapping[str, str]
+    created: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The small set of inputs and PyTorch fp32 outputs that ships: `golden/inputs.npz`, `golden/outputs.npz`.
+
+    `fp64_distance` is, per output, PyTorch fp32's own largest distance from an fp64 run of the module.
+    """
+
+    samples: int
+    synthetic: bool
+    fp64_distance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`: all that a bundle says of itself. docs/bundle.md documents each field."""
+
+    format: int
+    name: str
+    recipe: str
+    family: str
+    params: Mapping[str, str]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    task: Task
+    preprocess: Preprocess | None
+    labels: tuple[str, ...]
+    batch: Batch
+    limits: Mapping[str, Limit]
+    candidates: tuple[Candidate, ...]
+    chosen: int
+    fallback: int | None
+    verdict: str
+    golden: Golden
+    provenance: Provenance
+    repair: Repair | None = None
+    files: tuple[File, ...] = field(default=())
