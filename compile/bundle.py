@@ -24,7 +24,7 @@ from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import Calibration, Candidate, Golden, Manifest, Provenance, Repair
+from deploy_runtime.evidence import Calibration, Candidate, Evaluation, Golden, Manifest, Provenance, Repair
 
 
 def bundle(
@@ -39,6 +39,7 @@ def bundle(
     engines: Sequence[Built],
     rows: Sequence[Candidate],
     repair: Repair | None,
+    evaluation: Evaluation | None,
     choice: Choice,
 ) -> Bundled:
     """Write a bundle of everything measured. `engines` and `rows` are in the same order."""
@@ -51,7 +52,7 @@ def bundle(
     _write_golden(folder, samples, reference)
     layers = {row.name: encode(engine.layers) for row, engine in zip(rows, engines, strict=True)}
     _write_json(folder / "layers.json", layers)
-    _write_json(folder / "report.json", report(recipe.name, rows, choice))
+    _write_json(folder / "report.json", report(recipe.name, rows, choice, evaluation))
     if ranges is not None and options.int8:
         _write_json(folder / "ranges.json", encode(ranges.tensors))
     calibrated = options.int8
@@ -75,6 +76,7 @@ def bundle(
         golden=Golden(_count(samples.golden), samples.golden_synthetic, reference.fp64_distance),
         provenance=_provenance(options, loaded, samples, samples.provenance if calibrated else None),
         repair=repair,
+        evaluation=evaluation,
     )
     manifests.write(folder, manifest)
     return Bundled(folder, manifests.digest(folder))
@@ -140,10 +142,14 @@ def _same(bundled: Bundled, target: Path) -> bool:
     return False
 
 
-def report(name: str, rows: Sequence[Candidate], choice: Choice) -> dict[str, object]:
-    """The facts of a run as one plain object: what `recipe --json` prints and `report.json` holds."""
+def report(name: str, rows: Sequence[Candidate], choice: Choice, evaluation: Evaluation | None) -> dict[str, object]:
+    """The facts of a run as one plain object: what `recipe --json` prints and `report.json` holds.
+
+    Accuracy on labelled samples comes first, where there are any: it is what a signer reads first.
+    """
     chosen = rows[choice.chosen]
     return {
+        **({} if evaluation is None else {"accuracy": encode(evaluation)}),
         "recipe": name,
         "verdict": choice.sentence,
         "chosen": {"backend": chosen.backend, "precision": chosen.precision, "why": choice.sentence},

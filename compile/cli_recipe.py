@@ -37,7 +37,13 @@ ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
                    "Without it both are synthetic.")  # fmt: skip
 @click.option("--calibration-algorithm", "algorithm", type=click.Choice(ALGORITHMS), default="auto", show_default=True,
               help="How a tensor's INT8 range is chosen from its histogram.")  # fmt: skip
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class label a line, in order.")
+@click.option("--labels", multiple=True, type=click.Path(path_type=Path),
+              help="Text file with one class label a line, in order; for --evaluate a CSV of files and labels. "
+                   "May be given twice.")  # fmt: skip
+@click.option("--evaluate", type=click.Path(path_type=Path),
+              help="Folder of labelled samples: accuracy before and after, with --labels TRUTH.csv.")  # fmt: skip
+@click.option("--max-drop", type=click.FloatRange(min=0.0), default=None, metavar="POINTS",
+              help="With --evaluate: the most that accuracy may fall, in percentage points.")  # fmt: skip
 @click.option("--temperature", type=float, metavar="T",
               help="Divide the logits by T > 0, fitted on held-out data: calibrated probabilities.")  # fmt: skip
 @click.option("--ensemble", metavar="A.pt,B.pt,…",
@@ -73,7 +79,7 @@ def recipe(**given: Any) -> None:
         progress.stop()
     seconds = time.monotonic() - begun
     if as_json:
-        body = report(outcome.recipe, outcome.rows, outcome.choice)
+        body = report(outcome.recipe, outcome.rows, outcome.choice, outcome.evaluation)
         click.echo(json.dumps({"bundle": target.as_posix(), **body, "seconds": round(seconds, 2)}))
     else:
         told = terminal.notes(
@@ -82,6 +88,8 @@ def recipe(**given: Any) -> None:
             synthetic=options.calibration is None,
             int8=options.int8,
         )
+        if outcome.evaluation is not None:
+            terminal.print_evaluation(console, outcome.evaluation, fitted(options).labels)
         terminal.print_outcome(console, outcome.rows, outcome.choice.chosen, outcome.choice.sentence, told)
         state = "written" if delivered else "is up to date, nothing to do"
         console.print(f"bundle {target} {state} [dim]({seconds:.1f} s)[/]", highlight=False)
@@ -90,6 +98,10 @@ def recipe(**given: Any) -> None:
 def _compile(options: Options, target: Path, force: bool, progress: Progress) -> tuple[Outcome, bool]:
     check_target(target)
     fit = fitted(options)
+    if options.evaluate is not None and options.truth is not None:
+        from deploy_compile import labelled
+
+        labelled.truth(labelled.read(options.evaluate, options.truth, fit))  # refused before any work
     stages = Stages(device_cache.folder(), progress.started, progress.finished)
 
     def run() -> Outcome:
@@ -113,6 +125,9 @@ def read_options(
     temperature: float | None,
     ensemble: str | None,
     dropout: str | None,
+    labels: tuple[Path, ...],
+    evaluate: Path | None,
+    max_drop: float | None,
     **same: Any,
 ) -> Options:
     """Turn what click read into Options, refusing what can be refused before any work."""
@@ -133,6 +148,7 @@ def read_options(
         if not path.exists():
             raise DeployError(f"there is no checkpoint at {path}", "Give --weights a file, 'pretrained' or 'seeded'.")
     sizes: Batch = parse_batch(batch)
+    names, truth = _labels(labels, evaluate, max_drop)
     return Options(
         ref=ref,
         params=parse_params(params),
@@ -142,5 +158,23 @@ def read_options(
         threads=threads or physical_cores(),
         exporter=exporter or "",
         uncertainty=how,
+        labels=names,
+        evaluate=evaluate,
+        truth=truth,
+        max_drop=max_drop,
         **same,
     )
+
+
+def _labels(given: tuple[Path, ...], evaluate: Path | None, max_drop: float | None) -> tuple[Path | None, Path | None]:
+    """Tell the names of the classes from the labels of samples, which are a CSV."""
+    tables = [path for path in given if path.suffix.lower() == ".csv"]
+    names = [path for path in given if path not in tables]
+    if len(tables) > 1 or len(names) > 1:
+        raise UsageError("--labels is given twice for the same", "Give one text file of names and one CSV at most.")
+    if (evaluate is None) != (not tables):
+        missing = "--labels TRUTH.csv" if tables == [] else "--evaluate DIR"
+        raise UsageError(f"labelled samples need --evaluate and --labels, and {missing} is missing", "Give both.")
+    if max_drop is not None and evaluate is None:
+        raise UsageError("--max-drop judges labelled samples, and there are none", "Give --evaluate DIR and --labels.")
+    return next(iter(names), None), next(iter(tables), None)

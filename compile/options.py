@@ -17,7 +17,10 @@ LARGEST_BATCH = 4096
 
 @dataclass(frozen=True)
 class Options:
-    """Everything `deploy-compile recipe` takes. `weights` is `seeded`, `pretrained`, a path, or an ensemble's paths."""
+    """Everything `deploy-compile recipe` takes. `weights` is `seeded`, `pretrained`, a path, or an ensemble's paths.
+
+    `labels` names the classes; `truth` is the CSV that labels the samples in `evaluate`.
+    """
 
     ref: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -30,6 +33,9 @@ class Options:
     algorithm: str = "auto"
     ship_samples: bool = False
     labels: Path | None = None
+    evaluate: Path | None = None
+    truth: Path | None = None
+    max_drop: float | None = None
     targets: tuple[str, ...] = DEFAULT_TARGETS
     compute_capabilities: tuple[str, ...] = ()
     batch: Batch = Batch()  # noqa: RUF009 - frozen
@@ -58,6 +64,8 @@ class Options:
             "require": self.require or "",
             "calibration": "folder" if self.calibration else "synthetic",
             "calibration_algorithm": self.algorithm,
+            "evaluate": "no" if self.evaluate is None else "folder",
+            "max_drop": "" if self.max_drop is None else f"{self.max_drop:g}",
             "targets": " ".join(self.targets),
             "compute_capabilities": " ".join(self.compute_capabilities),
             "batch": f"{self.batch.least}:{self.batch.best}:{self.batch.most}",

@@ -6,6 +6,7 @@ promises is checked when it hands its result over (`promises.check`), so that a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from deploy_compile.audit import audit
 from deploy_compile.build import build
@@ -14,6 +15,7 @@ from deploy_compile.cache import Stages
 from deploy_compile.canary import canaries
 from deploy_compile.cast import cast
 from deploy_compile.choose import choose
+from deploy_compile.evaluate import evaluate, predict_engine, predict_torch, refused
 from deploy_compile.export import export
 from deploy_compile.load import load
 from deploy_compile.options import Options
@@ -22,13 +24,25 @@ from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
 from deploy_compile.repair import repair
-from deploy_compile.results import Audited, Built, Graph, Loaded, Outcome, Parity, Ranges, Reference, Samples, Speeds
+from deploy_compile.results import (
+    Audited,
+    Built,
+    Choice,
+    Graph,
+    Loaded,
+    Outcome,
+    Parity,
+    Ranges,
+    Reference,
+    Samples,
+    Speeds,
+)
 from deploy_compile.samples import collect
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
 from deploy_compile.targets import Target, candidates, get
 from deploy_recipes.recipe import Recipe
-from deploy_runtime.evidence import Backend, Candidate, Precision, Repair
+from deploy_runtime.evidence import Backend, Candidate, Evaluation, Precision, Repair
 from deploy_runtime.judge import judge
 
 # The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
@@ -73,10 +87,13 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     speeds = run(measure, passing, made.loaded, recipe, made.samples, options.batch, options.threads)
     rows = [timed(one.row, speeds) for one in made.tried]
     choice = choose(rows, options.require, options.asked, made.repair)
+    evaluation = None
+    if options.evaluate is not None and options.truth is not None:
+        choice, evaluation = evaluated(run, made, recipe, options, (options.evaluate, options.truth), rows, choice)
     engines = [one.engine for one in made.tried]
-    measured = (made.graphs, made.ranges, engines, rows, made.repair)
+    measured = (made.graphs, made.ranges, engines, rows, made.repair, evaluation)
     shipped = run(bundle, options, recipe, made.loaded, made.samples, made.torch, *measured, choice)
-    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repair)
+    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repair, evaluation)
 
 
 def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
@@ -98,6 +115,27 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     tried += int8.tried
     tried.sort(key=lambda one: wanted.index((get(one.row.target), one.row.backend, one.row.precision)))
     return Verified(loaded, samples, torch, (*graphs, *int8.graphs), ranges, tuple(tried), int8.repair)
+
+
+def evaluated(
+    run: Stages,
+    made: Verified,
+    recipe: Recipe,
+    options: Options,
+    labelled: tuple[Path, Path],
+    rows: list[Candidate],
+    choice: Choice,
+) -> tuple[Choice, Evaluation]:
+    """Judge the choice on labelled samples; where accuracy falls too far that row fails and the next is chosen."""
+    torch = run(predict_torch, made.loaded, recipe, *labelled, options.threads)
+    while True:
+        engine = made.tried[choice.chosen].engine
+        got = run(predict_engine, engine, recipe, *labelled, options.batch, options.threads)
+        found = run(evaluate, torch, got, engine.name, recipe, options.max_drop)
+        if found.passed:
+            return choice, found.evaluation
+        rows[choice.chosen] = replace(rows[choice.chosen], status="failed", reason=refused(found.evaluation))
+        choice = choose(rows, options.require, options.asked, made.repair)
 
 
 @dataclass(frozen=True)

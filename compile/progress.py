@@ -25,10 +25,13 @@ WORDS = {
     "audit": "audit each layer's precision",
     "parity": "measure drift from PyTorch",
     "measure": "time candidates beside PyTorch",
+    "predict_torch": "run PyTorch on the labelled samples",
+    "predict_engine": "run the chosen engine on the labelled samples",
+    "evaluate": "compare their accuracy",
     "bundle": "write the bundle",
 }
 
-DETAILED = ("build", "audit", "parity", "cast")  # run several times: which one is said
+DETAILED = ("build", "audit", "parity", "cast", "predict_engine")  # run several times: which one is said
 WORTH_A_LINE_S = 0.1  # shorter stages show on the live line only
 
 

@@ -15,6 +15,7 @@ from deploy_runtime.evidence import (
     Candidate,
     Coverage,
     Drift,
+    Evaluation,
     Precision,
     Repair,
     Speed,
@@ -223,6 +224,22 @@ class Speeds:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """An `.npz` with `scores` and `truth` of labelled samples, and a digest over decoded samples and labels."""
+
+    file: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Accuracy before and after, and whether the gate on it holds."""
+
+    evaluation: Evaluation
+    passed: bool
+
+
+@dataclass(frozen=True)
 class Choice:
     """Which candidate ships and which is the fallback, as indices, and the sentence a person reads first."""
 
@@ -241,13 +258,17 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why, what INT8 took."""
+    """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why.
+
+    `repair` is what making INT8 pass took, `evaluation` the accuracy on labelled samples; None without.
+    """
 
     recipe: str
     rows: tuple[Candidate, ...]
     choice: Choice
     bundled: Bundled
     repair: Repair | None = None
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)

@@ -110,11 +110,11 @@ def _evenly(files: tuple[Path, ...], count: int) -> tuple[Path, ...]:
 
 def _chained(files: Iterable[Path], recipe: Recipe, most: int) -> Iterator[Sample]:
     for path in files:
-        yield from islice(_file(path, recipe, most), most)
+        yield from islice(of_file(path, recipe, most), most)
 
 
-def _file(path: Path, recipe: Recipe, most: int) -> Iterator[Sample]:
-    """Yield the samples of one file."""
+def of_file(path: Path, recipe: Recipe, most: int) -> Iterator[Sample]:
+    """Yield the samples of one file: up to `most` windows of a video, or all that it holds ready."""
     if path.suffix.lower() not in media.ARRAYS:
         frames = None if recipe.preprocess is None else recipe.preprocess.frames
         for window in media.windows(path, frames, most):

@@ -11,7 +11,7 @@ from rich.table import Table
 from deploy_compile.results import Benched, Diagnosis, module_path
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.data import encode
-from deploy_runtime.evidence import Candidate, Drift
+from deploy_runtime.evidence import Candidate, Drift, Evaluation, Interval
 from deploy_runtime.spec import Classes, DenseMap, Features, MultiLabel, Tensor
 
 USUAL_SAMPLES = 16  # held out; fewer where PyTorch is slow or the folder holds fewer, and that is said
@@ -79,6 +79,48 @@ def print_outcome(
     for note in notes:
         console.print(f"[dim]{escape(note)}[/]", highlight=False)
     console.print(f"[bold]{escape(sentence)}[/]", highlight=False)
+
+
+MOST_CLASSES_SHOWN = 20
+
+
+def print_evaluation(console: Console, found: Evaluation, labels: Sequence[str]) -> None:
+    """Accuracy on labelled samples, PyTorch and the chosen engine: what a signer reads first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column(f"on {found.samples} labelled samples", no_wrap=True)
+    table.add_column("PyTorch", no_wrap=True)
+    table.add_column(found.candidate, no_wrap=True)
+    both = (found.torch, found.engine)
+    table.add_row("accuracy", *(_percent(one.accuracy) for one in both))
+    table.add_row("AUROC", *(_plain(one.auroc) for one in both))
+    table.add_row("calibration error", *(_plain(one.calibration_error) for one in both))
+    if len(found.torch.recall) <= MOST_CLASSES_SHOWN:
+        for place, pair in enumerate(zip(found.torch.recall, found.engine.recall, strict=True)):
+            name = labels[place] if labels else f"class {place}"
+            table.add_row(f"recall of {escape(name)} ({pair[0].samples})", *(_percent(one.recall) for one in pair))
+    console.print(table)
+    console.print(f"[bold]{changed(found)}[/]", highlight=False)
+
+
+def changed(found: Evaluation) -> str:
+    """The change of accuracy in a sentence."""
+    change, told = found.difference.change, found.difference
+    gate = "" if found.max_drop is None else f"; at most {found.max_drop:g} may be lost"
+    return (
+        f"accuracy changes by {100 * change.value:+.2f} percentage points ({100 * change.low:+.2f} to "
+        f"{100 * change.high:+.2f}{gate}): of {found.decisions} decisions {told.lost} were right before only, "
+        f"{told.gained} after only, McNemar p = {told.p_value:.3g}"
+    )
+
+
+def _percent(share: Interval | None) -> str:
+    if share is None:
+        return "no sample"
+    return f"{100 * share.value:.2f} % ({100 * share.low:.1f}–{100 * share.high:.1f})"
+
+
+def _plain(value: Interval | None) -> str:
+    return "not defined" if value is None else f"{value.value:.4f} ({value.low:.3f}–{value.high:.3f})"
 
 
 def print_bench(console: Console, benched: Benched) -> None:

@@ -160,6 +160,69 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """Of the `samples` decisions of one class or label, the share that was found; None where there are none."""
+
+    samples: int
+    recall: Interval | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often a model is right on labelled samples.
+
+    `accuracy` is the share of right decisions, `recall` that of each class in the order of the outputs. `auroc` is one
+    against the rest, averaged; None where only one class was there. `calibration_error` is the expected one, 15 bins.
+    """
+
+    accuracy: Interval
+    recall: tuple[ClassRecall, ...]
+    auroc: Interval | None
+    calibration_error: Interval | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The change of accuracy from one model to another on the same samples.
+
+    Of the decisions on which they differ, `lost` were right before only and `gained` after only; `p_value` is that of
+    McNemar's exact test: how likely so uneven a split is where nothing changed.
+    """
+
+    change: Interval
+    lost: int
+    gained: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on the user's labelled samples, of PyTorch and of the candidate called `candidate`.
+
+    `samples` files with `decisions` decisions; `digest` is over the decoded samples and their labels, never names.
+    `max_drop` is the most that accuracy was allowed to fall, in percentage points; None: not a gate.
+    """
+
+    candidate: str
+    samples: int
+    decisions: int
+    digest: str
+    torch: Accuracy
+    engine: Accuracy
+    difference: Difference
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the bundle was made from and with. `weights` is `seeded`, `pretrained` or `file`."""
 
@@ -209,4 +272,5 @@ class Manifest:
     golden: Golden
     provenance: Provenance
     repair: Repair | None = None
+    evaluation: Evaluation | None = None
     files: tuple[File, ...] = field(default=())

@@ -40,13 +40,13 @@ def measure(
     An output with NaN or Inf is infinitely far and has `finite` False.
     """
     _check_names(reference, got)
-    decided = _decided(reference, task)
+    deciding = decided(reference, task)
     return tuple(
         _measure_output(
             name,
             np.asarray(reference[name]),
             np.asarray(got[name]),
-            decide=_decisions(task) if name in decided else None,
+            decide=_decisions(task) if name in deciding else None,
             own=(fp64_distance or {}).get(name, 0.0),
             fp64=None if fp64 is None else np.asarray(fp64[name]),
         )
@@ -176,7 +176,7 @@ def _check_names(reference: Mapping[str, Array], got: Mapping[str, Array]) -> No
             )
 
 
-def _decided(reference: Mapping[str, Array], task: Task) -> frozenset[str]:
+def decided(reference: Mapping[str, Array], task: Task) -> frozenset[str]:
     """Return the outputs whose last axis holds the task's classes or labels."""
     if not isinstance(task, (Classes, MultiLabel)):
         return frozenset()

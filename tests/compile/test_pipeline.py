@@ -1,0 +1,74 @@
+"""The gate on accuracy: a candidate that loses too much falls, and the next best is tried."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deploy_recipes
+from deploy_compile.choose import choose
+from deploy_compile.options import Options
+from deploy_compile.pipeline import Tried, Verified, evaluated
+from deploy_compile.results import Built, Evaluated, Predicted
+from deploy_runtime.errors import GateError
+from deploy_runtime.evidence import Accuracy, Candidate, Difference, Evaluation, Interval, Precision, Speed
+
+ONE = Interval(1.0, 1.0, 1.0)
+PERFECT = Accuracy(ONE, (), None, None)
+
+
+def candidate(precision: Precision, ratio: float) -> Candidate:
+    speed = Speed(ratio, ratio, ratio, 1.0, 1.0, ratio, 10, 1, lag=1.0, lag_low=1.1)
+    return Candidate("openvino", precision, "cpu", "passed", speed=speed)
+
+
+class Stages:
+    """Answers for the stages: how far accuracy falls, in percentage points, by precision."""
+
+    def __init__(self, **drops: float) -> None:
+        self.drops, self.ran = drops, list[str]()
+
+    def __call__(self, stage: Any, *args: Any) -> Any:
+        self.ran.append(stage.__name__)
+        if stage.__name__ != "evaluate":
+            return Predicted(Path("scores.npz"), "")
+        _, _, name, _, most = args
+        change = -self.drops[name.split()[1]] / 100
+        found = Evaluation(
+            name, 200, 200, "", PERFECT, PERFECT, Difference(Interval(change, change, change), 0, 0, 1.0), most
+        )
+        return Evaluated(found, most is None or -100 * change <= most)
+
+
+def judged(run: Stages, max_drop: float | None) -> tuple[str, list[Candidate], Evaluation]:
+    rows = [candidate("fp32", 2.0), candidate("bf16", 3.0), candidate("int8", 4.0)]
+    tried = tuple(
+        Tried(Built(row.backend, row.precision, row.target, "passed", "", Path("x"), (), 0.0), row) for row in rows
+    )
+    made: Any = Verified(None, None, None, (), None, tried, None)  # type: ignore[arg-type]
+    options = Options("x3d_s", int8=True, max_drop=max_drop)
+    choice = choose(rows, None, options.asked)
+    recipe = deploy_recipes.get("x3d_s")
+    choice, found = evaluated(run, made, recipe, options, (Path("a"), Path("b.csv")), rows, choice)  # type: ignore[arg-type]
+    return rows[choice.chosen].precision, rows, found
+
+
+def test_without_a_gate_the_choice_stands() -> None:
+    chosen, rows, found = judged(Stages(int8=40.0), None)
+    assert (chosen, found.candidate) == ("int8", "openvino int8")
+    assert all(row.status == "passed" for row in rows)
+
+
+def test_the_next_best_is_chosen_and_pytorch_runs_once() -> None:
+    run = Stages(int8=3.0, bf16=0.5, fp32=0.0)
+    chosen, rows, found = judged(run, 0.5)
+    assert (chosen, found.candidate) == ("bf16", "openvino bf16")
+    assert rows[2].status == "failed"
+    assert rows[2].reason == "accuracy on 200 labelled samples falls by 3.00 percentage points, limit 0.5"
+    assert run.ran.count("predict_torch") == 1
+    assert run.ran.count("predict_engine") == 2
+
+
+def test_where_none_is_left_the_gate_fails_with_every_reason() -> None:
+    with pytest.raises(GateError, match=r"openvino fp32 failed: accuracy on 200 labelled samples falls by 1\.00"):
+        judged(Stages(int8=3.0, bf16=2.0, fp32=1.0), 0.5)
