@@ -75,6 +75,7 @@ def bundle(
         verdict=choice.sentence,
         golden=Golden(_count(samples.golden), samples.golden_synthetic, reference.fp64_distance),
         provenance=_provenance(options, loaded, samples, samples.provenance if calibrated else None),
+        objective=options.objective,
         repair=repair,
         evaluation=evaluation,
     )

@@ -4,23 +4,28 @@ Promises a sentence that says what was chosen over what, with the numbers. Only 
 engine that was built and not run can ship, never lead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deploy_compile.results import Choice
 from deploy_runtime.errors import GateError
 from deploy_runtime.evidence import Candidate, Repair
+from deploy_runtime.selection import simplest
 
-# Least that can go wrong first: fp32 needs nothing, bf16 needs no calibration, int8 needs calibration data.
-SIMPLEST_FIRST = ("fp32", "bf16", "fp16", "int8_bf16", "int8_fp16", "int8")
+MB = 1e6  # bytes in a megabyte
 
 
 def choose(
-    candidates: Sequence[Candidate], require: str | None, asked: Sequence[str], repair: Repair | None = None
+    candidates: Sequence[Candidate],
+    require: str | None,
+    asked: Sequence[str],
+    repair: Repair | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Choice:
     """Pick the candidate that ships and the one to fall back on. Raises GateError where none passed.
 
     `require` names the only precision that will do; `asked` the precisions the user asked for beside fp32 and bf16;
-    `repair` is what it took to make INT8 pass.
+    `repair` is what it took to make INT8 pass. With `sizes`, bytes of the engines by candidate name, the smallest that
+    is no slower than PyTorch is picked instead of the fastest.
     The fallback is the fastest of another backend, so that a device with either library can run the bundle.
     """
     timed = [i for i, row in enumerate(candidates) if row.status == "passed" and row.speed is not None]
@@ -29,13 +34,41 @@ def choose(
         raise GateError(*_nothing(candidates, require))
     fastest = max(allowed, key=lambda i: _ratio(candidates[i]))
     rivals = [i for i in allowed if i == fastest or _as_fast(candidates[i])]
-    chosen = min(rivals, key=lambda i: (SIMPLEST_FIRST.index(candidates[i].precision), -_ratio(candidates[i])))
-    others = [i for i in timed if candidates[i].backend != candidates[chosen].backend]
-    fallback = max(others, key=lambda i: _ratio(candidates[i]), default=None)
+    if sizes is not None:
+        chosen = _smallest(candidates, allowed, sizes)
+        return Choice(chosen, _fallback(candidates, timed, chosen), _said_of_size(candidates, chosen, allowed, sizes))
+    names = {candidates[i].name: i for i in rivals}
+    lags = {name: -_ratio(candidates[i]) for name, i in names.items()}
+    chosen = names[simplest({name: candidates[i].precision for name, i in names.items()}, lags)]
     sentence = _sentence(candidates, allowed, chosen, fastest, asked)
     if repair is not None and repair.taken and len(repair.taken) < repair.heavy:
         sentence += f". {_cost(repair)}"
-    return Choice(chosen, fallback, sentence)
+    return Choice(chosen, _fallback(candidates, timed, chosen), sentence)
+
+
+def _fallback(candidates: Sequence[Candidate], timed: Sequence[int], chosen: int) -> int | None:
+    others = [i for i in timed if candidates[i].backend != candidates[chosen].backend]
+    return max(others, key=lambda i: _ratio(candidates[i]), default=None)
+
+
+def _smallest(candidates: Sequence[Candidate], allowed: Sequence[int], sizes: Mapping[str, int]) -> int:
+    """Return the smallest that is no slower than PyTorch, or of all where none is; of equal ones the faster."""
+    fast = [i for i in allowed if _ratio(candidates[i]) >= 1.0] or allowed
+    return min(fast, key=lambda i: (sizes[candidates[i].name], -_ratio(candidates[i])))
+
+
+def _said_of_size(
+    candidates: Sequence[Candidate], chosen: int, allowed: Sequence[int], sizes: Mapping[str, int]
+) -> str:
+    row = candidates[chosen]
+    told = f"{row.name}: {sizes[row.name] / MB:.1f} MB, the smallest that passes, and {_ratio(row):.1f}x PyTorch here"
+    fastest = max(allowed, key=lambda i: _ratio(candidates[i]))
+    if fastest == chosen:
+        return f"{told}, the fastest too"
+    ratio = _ratio(candidates[fastest]) / _ratio(row)
+    return (
+        f"{told}; {candidates[fastest].name} is {ratio:.2f}x of it with {sizes[candidates[fastest].name] / MB:.1f} MB"
+    )
 
 
 def _ratio(row: Candidate) -> float:

@@ -59,6 +59,9 @@ ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
 @click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default=None,
               help="ONNX exporter. Default: the recipe's.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads. Default: physical cores.")
+@click.option("--objective", type=click.Choice(["latency", "throughput", "size"]), default="latency", show_default=True,
+              help="Choose the fastest answer on all threads; the most answers with one engine a core; or the smallest "
+                   "engine that is no slower than PyTorch.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Refuse synthetic calibration.")
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder. Default: artifacts/NAME-PRECISION.")
 @click.option("--force", is_flag=True, help="Replace what stands at --out.")

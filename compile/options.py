@@ -9,6 +9,7 @@ from deploy_compile.uncertainty import Uncertainty
 from deploy_recipes import resolve
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.evidence import Objective
 from deploy_runtime.spec import Batch, Classes
 
 DEFAULT_TARGETS = ("cpu", "rtx")
@@ -40,9 +41,15 @@ class Options:
     compute_capabilities: tuple[str, ...] = ()
     batch: Batch = Batch()  # noqa: RUF009 - frozen
     threads: int = 1
+    objective: Objective = "latency"
     exporter: str = ""
     uncertainty: Uncertainty = Uncertainty()  # noqa: RUF009 - frozen
     strict: bool = False
+
+    @property
+    def timed_threads(self) -> int:
+        """Threads of one engine while it is timed: one where several are to run side by side."""
+        return 1 if self.objective == "throughput" else self.threads
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -70,6 +77,7 @@ class Options:
             "compute_capabilities": " ".join(self.compute_capabilities),
             "batch": f"{self.batch.least}:{self.batch.best}:{self.batch.most}",
             "threads": str(self.threads),
+            "objective": self.objective,
             "uncertainty": self.uncertainty.said(),
             "exporter": self.exporter or "the recipe's",
         }

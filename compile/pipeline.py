@@ -4,7 +4,7 @@ Each stage runs through the cache (`run`): a second run does no work, a killed o
 promises is checked when it hands its result over (`promises.check`), so that a breach names the stage.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,14 +79,23 @@ class Verified:
         """The rows of all candidates."""
         return [one.row for one in self.tried]
 
+    def sizes(self, options: Options) -> Mapping[str, int] | None:
+        """Bytes of the engines by candidate name, where size is what decides."""
+        if options.objective != "size":
+            return None
+        files = {one.engine.name: one.engine.file for one in self.tried if one.engine.file is not None}
+        return {
+            name: sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*")) for name, file in files.items()
+        }
+
 
 def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     """Compile one recipe. Raises DeployError for bad input and GateError where no candidate passes every gate."""
     made = verify(recipe, options, run)
     passing = [one.engine for one in made.tried if one.row.status == "passed"]
-    speeds = run(measure, passing, made.loaded, recipe, made.samples, options.batch, options.threads)
+    speeds = run(measure, passing, made.loaded, recipe, made.samples, options.batch, options.timed_threads)
     rows = [timed(one.row, speeds) for one in made.tried]
-    choice = choose(rows, options.require, options.asked, made.repair)
+    choice = choose(rows, options.require, options.asked, made.repair, made.sizes(options))
     evaluation = None
     if options.evaluate is not None and options.truth is not None:
         choice, evaluation = evaluated(run, made, recipe, options, (options.evaluate, options.truth), rows, choice)
@@ -135,7 +144,7 @@ def evaluated(
         if found.passed:
             return choice, found.evaluation
         rows[choice.chosen] = replace(rows[choice.chosen], status="failed", reason=refused(found.evaluation))
-        choice = choose(rows, options.require, options.asked, made.repair)
+        choice = choose(rows, options.require, options.asked, made.repair, made.sizes(options))
 
 
 @dataclass(frozen=True)

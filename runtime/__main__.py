@@ -3,6 +3,7 @@
     info BUNDLE                  what it is, what it takes and gives, what was measured
     verify BUNDLE [--backend B]  every file's digest, and the golden samples through every engine that can run here
     check BUNDLE... [--strict]   verify, and the gates on what the manifest records; for CI
+    reselect BUNDLE              time what the bundle ships here, and let `load` take the best of it from then on
 
 Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.
 """
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return info(given.bundle, given.json)
         if given.command == "verify":
             return verify_bundle(given.bundle, given.backend, given.junit, given.json)
+        if given.command == "reselect":
+            return reselect_bundle(given.bundle, given.threads, given.seconds, given.json)
         return check_bundles(given.bundles, given.strict, given.backend, given.junit, given.json)
     except DeployError as error:
         return _refused(error)
@@ -65,6 +68,19 @@ def verify_bundle(bundle: Path, backend: str | None = None, junit: Path | None =
     from deploy_runtime.check import verify
 
     return _tell([verify(bundle, backend)], junit, as_json)
+
+
+def reselect_bundle(bundle: Path, threads: int | None = None, seconds: float = 20.0, as_json: bool = False) -> int:
+    """Time the candidates of a bundle here and print which one `load` takes from now on."""
+    from deploy_runtime.data import encode
+    from deploy_runtime.reselect import reselect, said
+
+    found, failed = reselect(bundle, threads, seconds)
+    if as_json:
+        _print_json({**encode(found), "passed_over": dict(failed)})
+    else:
+        print("\n".join(said(found, failed)))
+    return 0
 
 
 def check_bundles(
@@ -119,6 +135,13 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
 
 
+def _count(text: str) -> int:
+    """Read a number of threads."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of threads: give 1 or more")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy_runtime",
@@ -126,11 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info|verify|check")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="info|verify|check|reselect")
     for name, about in (
         ("info", "what a bundle is, takes, gives, and what was measured of it"),
         ("verify", "compare every file with its digest and run the golden samples on this machine"),
         ("check", "verify, and judge what the manifest records; for CI"),
+        ("reselect", "time the shipped candidates on this machine and let load take the best of them"),
     ):
         command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         if name == "check":
@@ -140,7 +164,10 @@ def _parser() -> argparse.ArgumentParser:
             )
         else:
             command.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder of a bundle")
-        if name != "info":
+        if name == "reselect":
+            command.add_argument("--threads", metavar="N", type=_count, help="CPU threads (default: physical cores)")
+            command.add_argument("--seconds", metavar="S", type=float, default=20.0, help="time to spend (default: 20)")
+        elif name != "info":
             command.add_argument("--backend", metavar="B", help="only the engines of this backend")
             command.add_argument("--junit", metavar="FILE", type=Path, help="write the result as JUnit XML")
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")

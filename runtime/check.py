@@ -66,8 +66,8 @@ def verify(bundle: str | Path, backend: str | None = None, threads: int | None =
     detail = f"{len(found.files)} files, {size:.1f} MiB, every sha256 as in the manifest"
     rows = [Row("files", "passed", detail, seconds=time.perf_counter() - start)]
     digest = manifest.digest(folder)
-    samples = _golden(folder, "inputs", found.inputs, found.golden.samples)
-    answers = _golden(folder, "outputs", found.outputs, found.golden.samples)
+    samples = golden(folder, "inputs", found.inputs, found.golden.samples)
+    answers = golden(folder, "outputs", found.outputs, found.golden.samples)
     for row in selection.runnable(found, backend):
         rows.append(_run(folder, found, row, samples, answers, threads or physical_cores()))
         if row.status == "built_not_run" and rows[-1].outcome == "passed":
@@ -106,6 +106,13 @@ def outputs(session: Session, samples: Mapping[str, Array], batch: Batch) -> dic
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def run_golden(folder: Path, found: Manifest, row: Candidate, threads: int) -> Row:
+    """Run the golden samples through one candidate and judge its answers."""
+    samples = golden(folder, "inputs", found.inputs, found.golden.samples)
+    answers = golden(folder, "outputs", found.outputs, found.golden.samples)
+    return _run(folder, found, row, samples, answers, threads)
+
+
 def _run(
     folder: Path, found: Manifest, row: Candidate, samples: dict[str, Array], answers: dict[str, Array], threads: int
 ) -> Row:
@@ -136,7 +143,8 @@ def said(verdicts: tuple[Verdict, ...]) -> str:
     return ", ".join(texts)
 
 
-def _golden(folder: Path, word: str, tensors: tuple[Tensor, ...], count: int) -> dict[str, Array]:
+def golden(folder: Path, word: str, tensors: tuple[Tensor, ...], count: int) -> dict[str, Array]:
+    """Read the golden `inputs` or `outputs`, stacked on axis 0. Raises DeployError where they are not as stated."""
     path = folder / "golden" / f"{word}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -11,6 +11,8 @@ from deploy_runtime.spec import Batch, Limit, Preprocess, Task, Tensor
 
 Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16"]
+# What a candidate is chosen for: one answer's time on all cores; one core's, with an engine a core; the engine's bytes.
+Objective = Literal["latency", "throughput", "size"]
 Status = Literal["passed", "failed", "rejected", "crashed", "refused", "built_not_run"]
 
 
@@ -271,6 +273,7 @@ class Manifest:
     verdict: str
     golden: Golden
     provenance: Provenance
+    objective: Objective = "latency"
     repair: Repair | None = None
     evaluation: Evaluation | None = None
     files: tuple[File, ...] = field(default=())

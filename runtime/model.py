@@ -24,7 +24,8 @@ __all__ = ["Model", "load", "physical_cores"]
 def load(bundle: str | Path, backend: str | None = None, threads: int | None = None, verify: bool = True) -> "Model":
     """Open a bundle with the best engine for this machine, or that of the backend asked for.
 
-    `threads` defaults to the physical cores that this process may use. Raises DeployError where the bundle is damaged
+    `threads` defaults to the physical cores that this process may use, and to one for a bundle made for throughput,
+    of which as many are to be loaded as there are cores. Raises DeployError where the bundle is damaged
     or nothing in it can run here, naming each reason.
     """
     if threads is not None and threads < 1:
@@ -37,7 +38,7 @@ def load(bundle: str | Path, backend: str | None = None, threads: int | None = N
     skipped = list(order.skipped)
     for i, row in enumerate(order.usable):
         try:
-            session = open_session(folder, found, row, threads or physical_cores())
+            session = open_session(folder, found, row, threads or usual_threads(found))
         except DeployError as error:
             if i == len(order.usable) - 1:
                 raise
@@ -45,6 +46,11 @@ def load(bundle: str | Path, backend: str | None = None, threads: int | None = N
             continue
         return Model(found, row, session, "; ".join(skipped) or "it is the engine that the bundle chose")
     raise AssertionError("selection.order gives at least one candidate")
+
+
+def usual_threads(found: Manifest) -> int:
+    """Return how many threads an engine of a bundle gets where nobody says."""
+    return 1 if found.objective == "throughput" else physical_cores()
 
 
 def open_session(bundle: Path, found: Manifest, row: Candidate, threads: int) -> Session:

@@ -4,11 +4,15 @@ A candidate that passed when the bundle was built may be opened wherever its lib
 be opened where this machine's own verify passed, and then it comes first: it was built for the GPU that is here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deploy_runtime import backends, proof
+from deploy_runtime import backends, preference, proof
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Candidate, Manifest
+
+# Least that can go wrong first: fp32 needs nothing, bf16 needs no calibration, int8 needs calibration data.
+SIMPLEST_FIRST = ("fp32", "bf16", "fp16", "int8_bf16", "int8_fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,16 @@ def order(manifest: Manifest, bundle_digest: str, backend: str | None = None) ->
     if not usable:
         raise _nothing(manifest, list(skipped.values()), shipped)
     usable.sort(key=lambda row: row.status == "passed")  # stable: what was proved here comes first
+    timed = preference.kept(bundle_digest, usable) if backend is None else None
+    if timed is not None and any(row.name == timed.chosen for row in usable):
+        usable.sort(key=lambda row: row.name != timed.chosen)
+        return Order(tuple(usable), (*skipped.values(), f"{timed.chosen} was the best here on {timed.date}"))
     return Order(tuple(usable), tuple(skipped.values()))
+
+
+def simplest(precisions: Mapping[str, str], lags: Mapping[str, float]) -> str:
+    """Return, among candidates that are as fast within the noise, the one that needs least trust, then the faster."""
+    return min(precisions, key=lambda name: (SIMPLEST_FIRST.index(precisions[name]), lags[name]))
 
 
 def runnable(manifest: Manifest, backend: str | None = None) -> list[Candidate]:

@@ -51,6 +51,18 @@ def test_a_faster_one_that_fails_is_told_and_not_shipped() -> None:
     assert "openvino int8 failed: cosine 0.9, limit 0.99" in choice.sentence
 
 
+def test_for_size_the_smallest_that_is_no_slower_than_pytorch_ships() -> None:
+    rows = [row("openvino", "fp32", 3.0), row("openvino", "int8", 2.0), row("onnxruntime", "int8", 0.8)]
+    sizes = {"openvino fp32": 16_000_000, "openvino int8": 4_100_000, "onnxruntime int8": 4_000_000}
+    choice = choose(rows, None, ("int8",), sizes=sizes)
+    assert (choice.chosen, choice.fallback) == (1, 2)
+    assert choice.sentence == (
+        "openvino int8: 4.1 MB, the smallest that passes, and 2.0x PyTorch here; "
+        "openvino fp32 is 1.50x of it with 16.0 MB"
+    )
+    assert choose(rows[2:], None, (), sizes=sizes).chosen == 0  # nothing else is left
+
+
 def test_a_required_precision_is_chosen_though_slower() -> None:
     rows = [row("openvino", "bf16", 6.0), row("openvino", "int8", 4.0)]
     assert choose(rows, "int8", ("int8",)).chosen == 1

@@ -284,3 +284,21 @@ def test_a_cache_that_cannot_be_made_does_not_stop_a_load(bundle: Path, no_gpu: 
     assert device_cache.writable("compiled") is None
     with load(bundle) as model:
         assert model.run({"image": GOOD})["logits"].shape == (1, 5)
+
+
+@pytest.mark.parametrize(("objective", "threads"), [("latency", 4), ("throughput", 1), ("size", 4)])
+def test_a_bundle_made_for_throughput_takes_one_thread(
+    tmp_path: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch, objective: str, threads: int
+) -> None:
+    made = tiny_bundle.write(tmp_path / "made", objective=objective)
+    told: list[int] = []
+
+    def opening(*given: Any) -> Session:
+        told.append(given[5])
+        return FakeEngine()
+
+    monkeypatch.setattr(backend_openvino, "open", opening)
+    monkeypatch.setattr("deploy_runtime.model.physical_cores", lambda: 4)
+    load(made).close()
+    load(made, threads=3).close()
+    assert told == [threads, 3]
