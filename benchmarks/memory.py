@@ -3,6 +3,8 @@
 import re
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 EVERY_S = 0.2
@@ -10,21 +12,39 @@ EVERY_S = 0.2
 
 def watched(process: "subprocess.Popen[str]") -> tuple[str, str, float]:
     """Wait for a process; return what it printed to both streams and the largest sum over it and its children, GiB."""
-    peak, done = 0, threading.Event()
+    with peak_of(process.pid) as peak:
+        printed, said = process.communicate()
+    return printed, said, peak.gib
+
+
+class Peak:
+    """The largest sum seen so far."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    @property
+    def gib(self) -> float:
+        """The same in GiB, to two digits."""
+        return round(self.bytes / 2**30, 2)
+
+
+@contextmanager
+def peak_of(pid: int) -> Iterator[Peak]:
+    """Watch a process and its children while the block runs."""
+    peak, done = Peak(), threading.Event()
 
     def watch() -> None:
-        nonlocal peak
         while not done.wait(EVERY_S):
-            peak = max(peak, sum(map(_proportional_bytes, _descendants(process.pid))))
+            peak.bytes = max(peak.bytes, sum(map(_proportional_bytes, _descendants(pid))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        printed, said = process.communicate()
+        yield peak
     finally:
         done.set()
         watcher.join()
-    return printed, said, round(peak / 2**30, 2)
 
 
 def _descendants(pid: int) -> list[int]:

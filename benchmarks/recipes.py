@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from memory import watched
+from provenance import commit
 from recipes_page import write_page
 
 import deploy_recipes
@@ -36,18 +37,7 @@ from deploy_runtime.machine import physical_cores
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
 SEED, SAMPLES = 7, 4  # of the synthetic series on which branches are compared
-CODE = ("compile", "runtime", "recipes", "benchmarks/*.py")
 LAST_WORDS = 300  # characters of what a crashed run said last
-
-
-def commit() -> str:
-    """The commit that is measured, `-dirty` where the code differs from it; results and pages do not count."""
-    said = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, check=True).stdout.strip()
-    return (
-        f"{said}-dirty"
-        if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *CODE], check=False).returncode
-        else said
-    )
 
 
 def measure(name: str) -> dict[str, Any]:

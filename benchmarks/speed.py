@@ -14,15 +14,11 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from provenance import commit
+
 from deploy_compile.machine import facts
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-
-
-def commit() -> str:
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 def measure(recipe: str, threads: int, seconds: float) -> dict[str, object]:

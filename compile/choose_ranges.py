@@ -73,6 +73,7 @@ class _Trials:
         self.model.CopyFrom(model)
         del self.model.graph.output[:], self.model.graph.value_info[:]
         self.used = onnx_graph.taken(model)
+        self.count = 0
         self.energies: dict[str, str] = {}  # a reader's output -> its sum of squares
 
     def add(self, tensor: str, threshold: float, readers: Sequence[onnx.NodeProto]) -> list[tuple[str, str]]:
@@ -86,9 +87,9 @@ class _Trials:
     def _reader(self, reader: onnx.NodeProto, tensor: str, clipped: str) -> tuple[str, str]:
         again = onnx.NodeProto()
         again.CopyFrom(reader)
-        again.name = onnx_graph.unique("trial", self.used)
+        again.name = self._name()
         again.input[:] = [clipped if name == tensor else name for name in reader.input]
-        again.output[:] = [onnx_graph.unique("trial", self.used)]
+        again.output[:] = [self._name()]
         self.model.graph.node.append(again)
         wanted = reader.output[0]
         if wanted not in self.energies:
@@ -101,16 +102,18 @@ class _Trials:
         self.model.graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, []))
         return result
 
+    def _name(self) -> str:
+        self.count += 1
+        return onnx_graph.unique(f"trial{self.count}", self.used)
+
     def _constant(self, values: np.ndarray) -> str:
-        name = onnx_graph.unique("trial", self.used)
+        name = self._name()
         self.model.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
     def _node(self, op: str, inputs: Sequence[str]) -> str:
-        output = onnx_graph.unique("trial", self.used)
-        self.model.graph.node.append(
-            helper.make_node(op, list(inputs), [output], onnx_graph.unique("trial", self.used))
-        )
+        output = self._name()
+        self.model.graph.node.append(helper.make_node(op, list(inputs), [output], self._name()))
         return output
 
     def run(self, files: Sequence[Path], threads: int) -> dict[str, float]:

@@ -75,6 +75,11 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         self._send((os.getpid(), sys.path))
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
     def call(self, function: str, *args: Any, timeout_s: float = TIMEOUT_S) -> Any:
         """Run `function`, written `module:name`, on plain (picklable) arguments and return what it returns."""
         return self._ask(("call", function, args), timeout_s)

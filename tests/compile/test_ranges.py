@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from deploy_compile import ranges, thresholds
@@ -188,3 +188,26 @@ def test_nan_names_the_tensor(tmp_path: Path) -> None:
     samples = write(tmp_path / "samples", x=[np.full((1, 4), -1, np.float32)])
     with pytest.raises(DeployError, match="tensor y "):
         calibrate(tmp_path, graph_of(path), samples, "auto", 1)
+
+
+def test_what_only_extremes_are_kept_of_is_exact_and_leaves_infinities_out(tmp_path: Path) -> None:
+    """x -> Sigmoid -> Where(mask, -inf): no heavy node and no Add reads either."""
+    mask = np.array([[True, False, False, False]])
+    path = toys.save(
+        tmp_path / "fp32.onnx",
+        [
+            helper.make_node("Sigmoid", ["x"], ["s"], "/Sigmoid"),
+            helper.make_node("Where", ["mask", "infinite", "s"], ["w"], "/Where"),
+            helper.make_node("Softmax", ["w"], ["y"], "/Softmax"),
+        ],
+        [numpy_helper.from_array(mask, "mask"), numpy_helper.from_array(np.array(-np.inf, np.float32), "infinite")],
+        inputs=[("x", ["batch", 4])],
+        outputs=[("y", ["batch", 4])],
+    )
+    values = [np.array([[9, 1, 0.5, -1]], np.float32), np.array([[0, 2, -3, 0]], np.float32)]
+    found = calibrate(tmp_path, graph_of(path), write(tmp_path / "samples", x=values), "minmax", 1).tensors
+    sigmoid = 1 / (1 + np.exp(-np.concatenate(values)))
+    assert found["s"].least == pytest.approx(sigmoid.min(), rel=1e-6)
+    assert found["s"].largest == pytest.approx(sigmoid.max(), rel=1e-6)
+    assert found["w"].least == pytest.approx(sigmoid[:, 1:].min(), rel=1e-6)
+    assert found["w"].largest == pytest.approx(sigmoid[:, 1:].max(), rel=1e-6)

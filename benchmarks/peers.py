@@ -1,0 +1,221 @@
+"""What this tool ships beside what a user could have instead, all of them interleaved in one run.
+
+    python benchmarks/peers.py                    every model below; hours on two cores
+    python benchmarks/peers.py x3d_s resnet50     these
+    python benchmarks/peers.py --page             docs/benchmarks.md again, from the results that stand
+
+For each model: PyTorch eager, torch.compile with freezing, ONNX Runtime fp32 and with its default static quantization,
+OpenVINO fp32 and bf16, NNCF's post-training quantization on OpenVINO, and NVIDIA ModelOpt's ONNX quantization where it
+is installed; and what `recipe MODEL --int8` chose. Same weights, same calibration and held-out samples, one thread and
+two, every runner in a process of its own. A result that stands is kept until it is asked for with --again.
+NNCF comes with `pip install -e ".[peers]"`; whatever is missing is told as missing.
+"""
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from memory import peak_of
+from peers_page import write_page
+from provenance import commit
+
+from deploy_compile.cache import Stages
+from deploy_compile.export import export
+from deploy_compile.load import load
+from deploy_compile.machine import facts, versions
+from deploy_compile.options import Options, fitted
+from deploy_compile.pipeline import compile_recipe, verify
+from deploy_compile.reference import reference
+from deploy_compile.sample_files import paths, stacked
+from deploy_compile.samples import collect
+from deploy_compile.worker import Crashed, Worker
+from deploy_recipes import Recipe
+from deploy_runtime import timing
+from deploy_runtime.data import encode
+from deploy_runtime.errors import DeployError
+from deploy_runtime.judge import measure
+from deploy_runtime.machine import physical_cores
+
+RESULTS = Path(__file__).parent / "results" / "peers"
+MODELS = (
+    "resnet50", "efficientnet_b0", "densenet121", "x3d_s", "x3d_m", "vit_base_patch16_224", "resnet50_lstm",
+    "r2plus1d_r50", "slowfast_r50", "longitudinal_mim",
+)  # fmt: skip
+EAGER, OURS = "PyTorch eager", "deploy-compile"
+# Name -> (function that builds, function that opens, its last argument), and the package that it needs.
+ALTERNATIVES: Mapping[str, tuple[str, str, str, str]] = {
+    EAGER: ("torch_eager", "torch", "eager", "torch"),
+    "torch.compile": ("torch_compile", "torch", "compile", "torch"),
+    "ONNX Runtime fp32": ("onnxruntime_fp32", "onnxruntime", "", "onnxruntime"),
+    "ONNX Runtime int8": ("onnxruntime_int8", "onnxruntime", "", "onnxruntime"),
+    "OpenVINO fp32": ("openvino_fp32", "openvino", "f32", "openvino"),
+    "OpenVINO bf16": ("openvino_bf16", "openvino", "bf16", "openvino"),
+    "NNCF int8": ("nncf_int8", "openvino", "f32", "nncf"),
+    "ModelOpt int8": ("modelopt_int8", "openvino", "f32", "modelopt"),
+}
+BUILD_S, OPEN_S, RUN_S = 3600.0, 1200.0, 1200.0
+BUDGET_S = 90.0  # of timing, for each number of threads
+LEAST_ROUNDS = 10
+WORDS = 200  # characters of a reason
+
+
+def compare(name: str, scratch: Path) -> dict[str, Any]:
+    """Build every alternative of a model, measure their answers, and time them side by side."""
+    options = Options(name, int8=True, targets=("cpu",), threads=physical_cores())
+    recipe = fitted(options)
+    run = Stages(scratch / "cache", lambda *_: None, lambda *_: None)
+    begun = time.monotonic()
+    made = verify(recipe, options, run)
+    seconds = time.monotonic() - begun
+    loaded = run(load, recipe, name, {}, "seeded", None, options.uncertainty)
+    samples = run(collect, recipe, None, "auto", False)
+    answers = run(reference, loaded, recipe, samples, options.threads)
+    raw = run(export, loaded, recipe, recipe.exporter).path
+    count = len(paths(answers.held_out))
+    held_out = paths(samples.held_out)[:count]
+    rows: dict[str, dict[str, Any]] = {}
+    files: dict[str, Path | None] = {}
+    for title, (build, *_, package) in ALTERNATIVES.items():
+        if find_spec(package) is None:
+            rows[title] = {"failed": f"{package} is not installed"}
+            continue
+        rows[title], files[title] = _built(build, raw, samples.calibration, scratch / build)
+    own: dict[int, tuple[Any, ...]] = {}
+    for threads in sorted({1, physical_cores()}):
+        outcome = compile_recipe(recipe, Options(name, int8=True, targets=("cpu",), threads=threads), run)
+        chosen = made.tried[outcome.choice.chosen].engine
+        own[threads] = (
+            chosen.backend, chosen.file, chosen.precision, recipe.inputs, recipe.outputs, options.batch, threads, None
+        )  # fmt: skip
+        rows.setdefault(OURS, {"seconds": round(seconds, 1), "failed": "", "chosen": {}})
+        rows[OURS]["chosen"][str(threads)] = chosen.name
+        rows[OURS]["bytes"] = chosen.file.stat().st_size if chosen.file else 0
+    names = ([tensor.name for tensor in recipe.inputs], [tensor.name for tensor in recipe.outputs])
+    timed = {}
+    for threads, engine in own.items():
+        openers: dict[str, tuple[Any, ...]] = {OURS: ("peers_run:ours", engine, held_out[0])}
+        for title, (_, opener, last, _) in ALTERNATIVES.items():
+            if rows[title]["failed"]:
+                continue
+            if opener == "torch":
+                openers[title] = ("peers_run:torch", loaded, names, held_out[0], threads, last)
+            else:
+                extra = (last,) if last else ()
+                openers[title] = (f"peers_run:{opener}", files[title], held_out[0], threads, *extra)
+        timed[str(threads)] = _timed(openers, rows, threads, held_out, scratch, recipe, stacked(answers.held_out))
+    return {"alternatives": rows, "threads": timed, "samples": count, "repair": encode(made.repair)}
+
+
+def _built(build: str, raw: Path, samples: Path, out: Path) -> tuple[dict[str, Any], Path | None]:
+    """Run one alternative's own tool in a process; its seconds, peak memory and bytes, or why there is none."""
+    out.mkdir()
+    begun = time.monotonic()
+    with Worker(physical_cores()) as worker, peak_of(worker.pid) as peak:
+        try:
+            file = worker.call(f"peers_build:{build}", raw, samples, out, timeout_s=BUILD_S)
+        except Exception as error:
+            reason = error.reason if isinstance(error, Crashed) else f"{type(error).__name__}: {error}"
+            return {"failed": " ".join(reason.split())[:WORDS]}, None
+    seconds = round(time.monotonic() - begun, 1)
+    size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}*")) if file else 0
+    return {"failed": "", "seconds": seconds, "peak_gib": peak.gib, "bytes": size}, file
+
+
+def _timed(
+    openers: Mapping[str, tuple[Any, ...]],
+    rows: dict[str, dict[str, Any]],
+    threads: int,
+    held_out: list[Path],
+    scratch: Path,
+    recipe: Recipe,
+    wanted: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Open all, measure their answers once, then let them take turns."""
+    with ExitStack() as stack:
+        opened: dict[str, Worker] = {}
+        for title, (function, *args) in openers.items():
+            worker = stack.enter_context(Worker(threads))
+            try:
+                worker.hold(function, *args, timeout_s=OPEN_S)
+                if "sqnr_db" not in rows[title]:
+                    rows[title] |= _drift(worker, held_out, scratch, recipe, wanted)
+                    rows[title]["first_run_s"] = round(worker.held("opened"), 2)
+            except Exception as error:
+                reason = error.reason if isinstance(error, Crashed) else f"{type(error).__name__}: {error}"
+                rows[title]["failed"] = " ".join(reason.split())[:WORDS]
+                continue
+            opened[title] = worker
+        turns = {title: partial(_turn, worker) for title, worker in opened.items()}
+        times = timing.interleave(turns, BUDGET_S, EAGER, least_rounds=LEAST_ROUNDS)
+    return {
+        title: {
+            **encode(timing.speed(times[EAGER], own, threads)),
+            "ours": list(timing.ratio_interval(own, times[OURS])),  # its time over ours: above 1 we are faster
+        }
+        for title, own in times.items()
+    }
+
+
+def _turn(worker: Worker) -> float:
+    return float(worker.held("turn", timeout_s=RUN_S))
+
+
+def _drift(
+    worker: Worker, held_out: list[Path], scratch: Path, recipe: Recipe, wanted: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    worker.held("answers", held_out, scratch / "answers.npz", timeout_s=RUN_S * 4)
+    with np.load(scratch / "answers.npz") as arrays:
+        got = {name: arrays[name] for name in wanted}
+    drifts = measure(wanted, got, recipe.task)
+    worst = min(drifts, key=lambda drift: drift.sqnr_db)
+    agreement = next((drift.agreement for drift in drifts if drift.agreement is not None), None)
+    return {"sqnr_db": min(worst.sqnr_db, 200.0), "cosine": worst.cosine, "agreement": agreement}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="names (default: all)")
+    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    given = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import peers_build and peers_run
+    for name in () if given.page else given.models or MODELS:
+        path = RESULTS / f"{name}.json"
+        if path.exists() and not given.again:
+            continue
+        begun, at = time.monotonic(), commit()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = compare(name, Path(folder))
+            except DeployError as error:
+                found = {"failed": error.message}
+        result = {
+            "model": name,
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": at,
+            "machine": dict(facts()),
+            "versions": dict(versions("torch", "onnxruntime-gpu", "openvino", "nncf", "nvidia-modelopt")),
+            "seconds": round(time.monotonic() - begun, 1),
+            **found,
+        }
+        partial_path = path.with_suffix(".tmp")
+        partial_path.write_text(json.dumps(result, indent=1) + "\n")
+        partial_path.replace(path)
+        print(f"{name}: {math.ceil(result['seconds'])} s", flush=True)
+    write_page(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
