@@ -114,7 +114,7 @@ def compare(name: str, scratch: Path) -> dict[str, Any]:
                 extra = (last,) if last else ()
                 openers[title] = (f"peers_run:{opener}", files[title], held_out[0], threads, *extra)
         timed[str(threads)] = _timed(openers, rows, threads, held_out, scratch, recipe, stacked(answers.held_out))
-    return {"alternatives": rows, "threads": timed, "samples": count, "repair": encode(made.repair)}
+    return {"alternatives": rows, "threads": timed, "samples": count, "repair": encode(made.repairs.get("cpu"))}
 
 
 def _built(build: str, raw: Path, samples: Path, out: Path) -> tuple[dict[str, Any], Path | None]:

@@ -105,7 +105,7 @@ def compile_into(name: str, path: Path) -> None:
             "verdict": outcome.choice.sentence,
             "chosen": outcome.rows[outcome.choice.chosen].name,
             "candidates": [row_of(row) for row in outcome.rows],
-            "repair": encode(outcome.repair),
+            "repair": encode(outcome.repairs.get("cpu")),
             "deepest_branch": deepest_branch(recipe, loaded),
         }
     except DeployError as error:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ def bundle(
     ranges: Ranges | None,
     engines: Sequence[Built],
     rows: Sequence[Candidate],
-    repair: Repair | None,
+    repairs: Mapping[str, Repair],
     evaluation: Evaluation | None,
     choice: Choice,
 ) -> Bundled:
@@ -76,7 +76,7 @@ def bundle(
         golden=Golden(_count(samples.golden), samples.golden_synthetic, reference.fp64_distance),
         provenance=_provenance(options, loaded, samples, samples.provenance if calibrated else None),
         objective=options.objective,
-        repair=repair,
+        repairs=repairs,
         evaluation=evaluation,
     )
     manifests.write(folder, manifest)
@@ -172,13 +172,13 @@ def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:
     assert engine.file is not None
     on_gpu = engine.target != "cpu"
     if on_gpu:
-        graph = next(graph for graph in graphs if graph.precision == engine.precision)
+        graph = next(graph for graph in graphs if graph.precision == engine.precision and not graph.form)
         _copy(graph.path, folder / "graphs" / f"{graph.precision}.onnx")
     same = next((g for g in graphs if g.path == engine.file or _equal(g.path, engine.file)), None)
     if on_gpu:
         name = f"engines/{engine.precision}.{engine.backend}.engine"
     elif same:
-        name = f"graphs/{same.precision}.onnx"
+        name = f"graphs/{same.precision}{'.' if same.form else ''}{same.form}.onnx"
     else:
         name = f"graphs/{engine.precision}.{engine.backend}.onnx"
     _copy(engine.file, folder / name)

@@ -75,7 +75,7 @@ def _graph(found: Manifest, precision: str) -> str:
     """Return the typed graph of a precision that the bundle ships."""
     rows = [row for row in found.candidates if row.precision == precision and row.file and row.backend == "openvino"]
     shipped = {file.path for file in found.files}
-    names = [f"graphs/{precision}.onnx", *(row.file for row in rows if row.file)]
+    names = [*(row.file for row in rows if row.file), f"graphs/{precision}.onnx"]
     for name in names:
         if name in shipped:
             return name

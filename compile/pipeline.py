@@ -72,7 +72,7 @@ class Verified:
     graphs: tuple[Graph, ...]
     ranges: Ranges | None
     tried: tuple[Tried, ...]
-    repair: Repair | None
+    repairs: Mapping[str, Repair]
 
     @property
     def rows(self) -> list[Candidate]:
@@ -95,14 +95,14 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     passing = [one.engine for one in made.tried if one.row.status == "passed"]
     speeds = run(measure, passing, made.loaded, recipe, made.samples, options.batch, options.timed_threads)
     rows = [timed(one.row, speeds) for one in made.tried]
-    choice = choose(rows, options.require, options.asked, made.repair, made.sizes(options))
+    choice = choose(rows, options.require, options.asked, made.repairs.get("cpu"), made.sizes(options))
     evaluation = None
     if options.evaluate is not None and options.truth is not None:
         choice, evaluation = evaluated(run, made, recipe, options, (options.evaluate, options.truth), rows, choice)
     engines = [one.engine for one in made.tried]
-    measured = (made.graphs, made.ranges, engines, rows, made.repair, evaluation)
+    measured = (made.graphs, made.ranges, engines, rows, made.repairs, evaluation)
     shipped = run(bundle, options, recipe, made.loaded, made.samples, made.torch, *measured, choice)
-    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repair, evaluation)
+    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repairs, evaluation)
 
 
 def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
@@ -120,10 +120,14 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
         graphs.append(run(cast, fp32, ranges, "fp16"))
     wanted = candidates(options.targets, options.fp16, options.int8)
     tried = attempt(run, seen, graphs, [one for one in wanted if not one[2].startswith("int8")])
-    int8 = quantized(run, seen, [one for one in wanted if one[2].startswith("int8")])
-    tried += int8.tried
+    repairs: dict[str, Repair] = {}
+    for name in dict.fromkeys(target.name for target, _, _ in wanted):  # each target has its own form of the INT8 graph
+        int8 = quantized(run, seen, [one for one in wanted if one[0].name == name and one[2].startswith("int8")])
+        tried += int8.tried
+        graphs += int8.graphs
+        repairs |= {} if int8.repair is None else {name: int8.repair}
     tried.sort(key=lambda one: wanted.index((get(one.row.target), one.row.backend, one.row.precision)))
-    return Verified(loaded, samples, torch, (*graphs, *int8.graphs), ranges, tuple(tried), int8.repair)
+    return Verified(loaded, samples, torch, tuple(graphs), ranges, tuple(tried), repairs)
 
 
 def evaluated(
@@ -144,7 +148,7 @@ def evaluated(
         if found.passed:
             return choice, found.evaluation
         rows[choice.chosen] = replace(rows[choice.chosen], status="failed", reason=refused(found.evaluation))
-        choice = choose(rows, options.require, options.asked, made.repair, made.sizes(options))
+        choice = choose(rows, options.require, options.asked, made.repairs.get("cpu"), made.sizes(options))
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Int8:
-    """The INT8 graphs, their candidates, and what it took to make them pass."""
+    """One target's INT8 graphs, their candidates, and what it took to make them pass."""
 
     graphs: tuple[Graph, ...] = ()
     tried: tuple[Tried, ...] = ()
@@ -169,16 +173,18 @@ class Int8:
 
 
 def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
-    """Try the INT8 candidates, with layers back in float until they pass or none is left in INT8."""
+    """Try one target's INT8 candidates, with layers back in float until they pass or none is left in INT8."""
     recipe, ranges = seen.recipe, seen.ranges
     if ranges is None or not wanted:
         return Int8()
-    plain, found = run(quantize, seen.fp32, ranges, recipe.keep_float), Int8()
+    form = wanted[0][0].form
+    plain, found = run(quantize, seen.fp32, ranges, recipe.keep_float, form), Int8()
     for margin in MARGINS_DB:
         repaired = run(repair, seen.fp32, plain, ranges, recipe, seen.samples.calibration, margin, seen.options.threads)
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
-        graphs = (repaired.graph, run(cast, repaired.graph, ranges, "int8_fp16"))
+        halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16"),)
+        graphs = (repaired.graph, *halved)
         found = Int8(graphs, tuple(attempt(run, seen, graphs, wanted)), repaired.repair)
         if not any(fails(one.row) for one in found.tried):
             break

@@ -1,8 +1,9 @@
-"""Quantize: write the INT8 graph, symmetric S8S8 Q/DQ around every heavy node, the one that every backend takes.
+"""Quantize: write the INT8 graph, Q/DQ around every heavy node: symmetric S8S8, or with U8 activations for CPUs.
 
-Promise: activations per tensor in int8 with zero point 0, one Q -> DQ pair a tensor, shared by the heavy nodes that
-read it; weights as int8 initializers with a per-channel DQ; bias and every other node in float; every heavy node is
-quantized or listed in `kept_float` with its reason; scales that fp16 holds exactly (see scales.py).
+Promise: activations per tensor in int8 with zero point 0, or on CPUs in uint8 where `grids` says that it spans their
+range better; one Q -> DQ pair a tensor, shared by the heavy nodes that read it; weights as int8 initializers with a
+per-channel DQ; bias and every other node in float; every heavy node is quantized or listed in `kept_float` with its
+reason; in the form for GPUs, scales that fp16 holds exactly (see scales.py).
 
 Ours and not ONNX Runtime's `quantize_static`: its defaults are refused by the TensorRT parser (int32 bias behind a DQ,
 non-zero zero points), it quantizes Softmax and Sigmoid, its `Entropy` equals `MinMax`, its scales are not fp16-exact,
@@ -18,7 +19,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from deploy_compile import onnx_graph
-from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.grids import grid
+from deploy_compile.results import Form, Graph, Range, Ranges
 from deploy_compile.scales import DENSE_LEVELS, LEVELS, quantized, scales
 from deploy_recipes.recipe import Keep
 from deploy_runtime.errors import DeployError
@@ -28,8 +30,8 @@ from deploy_runtime.errors import DeployError
 ATTENTION = "a product of two activations, as in attention: most softmax values are smaller than one INT8 step"
 
 
-def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]) -> Graph:
-    """Write `int8.onnx` into `out` from the fp32 graph and its ranges.
+def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep], form: Form = "") -> Graph:
+    """Write `int8.onnx` into `out` from the fp32 graph and its ranges, in the form that GPUs or that CPUs take.
 
     Raises DeployError where a glob of `keep_float` names no heavy node.
     """
@@ -40,7 +42,7 @@ def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]
     for node in heavy:
         if node.name not in kept and (reason := _refusal(node, links, ranges.tensors)):
             kept[node.name] = reason
-    writer = _Writer(model, links, ranges.tensors)
+    writer = _Writer(model, links, ranges.tensors, form)
     writer.part_biases(heavy)
     for node in heavy:
         if node.name not in kept:
@@ -49,7 +51,7 @@ def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]
     path = onnx_graph.save(model, out / "int8.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     done = len(heavy) - len(kept)
-    result = Graph(path, "int8", len(model.graph.node), len(heavy), done, kept)
+    result = Graph(path, "int8", len(model.graph.node), len(heavy), done, kept, form)
     _check(model, result, writer)
     return result
 
@@ -120,8 +122,10 @@ def depthwise(node: onnx.NodeProto, weight: np.ndarray) -> bool:
 class _Writer:
     """Adds Q and DQ nodes to a model, one pair a tensor; new nodes stand right before their first reader."""
 
-    def __init__(self, model: onnx.ModelProto, links: onnx_graph.Links, ranges: Mapping[str, Range]) -> None:
-        self.model, self.links, self.ranges = model, links, ranges
+    def __init__(
+        self, model: onnx.ModelProto, links: onnx_graph.Links, ranges: Mapping[str, Range], form: Form
+    ) -> None:
+        self.model, self.links, self.ranges, self.form = model, links, ranges, form
         self.used = onnx_graph.taken(model)
         self.made: dict[tuple[str, int], str] = {}  # (tensor, axis; -1 for activations) -> its DQ output
         self.before: dict[str, list[onnx.NodeProto]] = {}
@@ -151,8 +155,13 @@ class _Writer:
             node.input[position] = self.made[name, axis]
 
     def _activation(self, name: str, reader: onnx.NodeProto) -> str:
-        scale = self._constant(f"{name}_scale", scales(np.array(self.ranges[name].threshold), LEVELS))
-        zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
+        own = grid(self.ranges[name])
+        if self.form == "cpu" and not own.symmetric:
+            scale = self._constant(f"{name}_scale", np.array(own.scale, np.float32))
+            zero = self._constant(f"{name}_zero_point", np.array(own.zero, np.uint8))
+        else:
+            scale = self._constant(f"{name}_scale", scales(np.array(self.ranges[name].threshold), LEVELS))
+            zero = self._constant(f"{name}_zero_point", np.array(0, np.int8))
         inside = self._node("QuantizeLinear", [name, scale, zero], f"{name}_quantized", reader)
         self.pairs += 1
         return self._node("DequantizeLinear", [inside, scale, zero], f"{name}_dequantized", reader)

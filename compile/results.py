@@ -5,8 +5,9 @@ holds plain values only (`deploy_runtime.data` turns it into JSON and back); arr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from deploy_compile.uncertainty import Uncertainty
 from deploy_runtime.evidence import (
@@ -22,6 +23,8 @@ from deploy_runtime.evidence import (
     Status,
     candidate_name,
 )
+
+Form = Literal["", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file of one precision. `kept_float` names the heavy nodes that stay float on purpose, with the reason."""
+    """An ONNX file of one precision. `kept_float` names the heavy nodes that stay float on purpose, with the reason.
+
+    `form` is `cpu` for an INT8 graph with activations on grids that only CPUs take (see `grids`).
+    """
 
     path: Path
     precision: str
@@ -82,6 +88,7 @@ class Graph:
     heavy: int
     quantized: int
     kept_float: Mapping[str, str]
+    form: Form = ""
 
 
 @dataclass(frozen=True)
@@ -260,14 +267,14 @@ class Bundled:
 class Outcome:
     """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why.
 
-    `repair` is what making INT8 pass took, `evaluation` the accuracy on labelled samples; None without.
+    `repairs` is what making INT8 pass took, by target; `evaluation` the accuracy on labelled samples, None without.
     """
 
     recipe: str
     rows: tuple[Candidate, ...]
     choice: Choice
     bundled: Bundled
-    repair: Repair | None = None
+    repairs: Mapping[str, Repair] = field(default_factory=dict)
     evaluation: Evaluation | None = None
 
 

@@ -2,10 +2,9 @@
 
 ONNX Runtime computes a convolution in integers only where its input, weights *and output* are quantized and all
 tensors between integer operators pass through one Q/DQ pair; and on an x86 processor its kernels for S8 activations
-are several times slower than those for U8. So this pass takes the symmetric graph apart and quantizes again:
+are several times slower than those for U8. So this pass takes the graph apart and quantizes again:
 
-1. Activations that heavy nodes read keep their scale and move from S8 to U8 with zero point 128: the same arithmetic.
-   Where calibration saw no negative value, the scale spans the same threshold in 255 steps from zero point 0.
+1. Activations that heavy nodes read keep their grid; S8 with zero point 0 moves to U8 with 128: the same arithmetic.
 2. The outputs of quantized convolutions, behind the Relu that follows, are quantized by their own calibrated range.
 3. So are the results of Add, Mul, Sigmoid, Relu and global pooling whose operands are all quantized by then; a mean
    over all positions is written as the global pooling that it is.
@@ -18,44 +17,34 @@ are several times slower than those for U8. So this pass takes the symmetric gra
 
 On other processors the same is done with S8 (every zero point 128 lower). Graph outputs stay float. The traps: a
 tensor that one consumer reads in float keeps its producer float, so every consumer reads behind the pair; rules 2 and
-3 round where the symmetric graph did not, so the result is judged by parity, not by being exact; and where the
+3 round where the graph did not, so the result is judged by parity, not by being exact; and where the
 processor has no VNNI, sums of two U8 x S8 products saturate unless weights keep within 63 levels (see `scales`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from deploy_compile.grids import MIDDLE, UNSIGNED_STEPS, Grid, grid
 from deploy_compile.onnx_graph import array, drop_unread, inferred, links, load, save, taken, unique
 from deploy_compile.results import Range, Ranges
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 POINTWISE = frozenset({"Add", "Mul", "Sigmoid", "Relu", "GlobalAveragePool"})
 MOVERS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
-UNSIGNED_STEPS, SIGNED_STEPS, MIDDLE = 255, 127, 128
-LEAST_THRESHOLD = 1e-8  # of a tensor that calibration only saw as zero, in its own units
-
-
-@dataclass(frozen=True)
-class Grid:
-    """An 8-bit quantization of one tensor: value = scale · (q - zero), with q from 0 to 255."""
-
-    scale: float
-    zero: int
 
 
 def rewrite(source: Path, destination: Path, ranges: Ranges, *, unsigned: bool = True) -> Path:
-    """Write the form of the symmetric S8 graph `source` that ONNX Runtime runs fast to `destination` and return it.
+    """Write the form of the quantized graph `source` that ONNX Runtime runs fast to `destination` and return it.
 
     `ranges` are those of the fp32 graph's tensors; `unsigned` is right for x86.
-    Raises ValueError for a graph that is not symmetric S8.
+    Raises ValueError for a graph whose activations are not 8 bits wide.
     """
     model = load(source)
-    grids = _strip(model.graph, ranges.tensors)
+    grids = _strip(model.graph)
     _pool_means(model)
     _pass_back(model.graph, grids)
     _spread(model, grids, ranges.tensors)
@@ -68,16 +57,8 @@ def rewrite(source: Path, destination: Path, ranges: Ranges, *, unsigned: bool =
     return path
 
 
-def grid(seen: Range, non_negative: bool = False) -> Grid:
-    """Return the quantization that spans a calibrated range: all steps above zero where nothing lies below it."""
-    threshold = max(seen.threshold, LEAST_THRESHOLD)
-    if non_negative or seen.non_negative:
-        return Grid(threshold / UNSIGNED_STEPS, 0)
-    return Grid(threshold / SIGNED_STEPS, MIDDLE)
-
-
-def _strip(graph: onnx.GraphProto, ranges: Mapping[str, Range]) -> dict[str, Grid]:
-    """Take every activation's Q/DQ pair out; return the quantization of each tensor that had one, re-based."""
+def _strip(graph: onnx.GraphProto) -> dict[str, Grid]:
+    """Take every activation's Q/DQ pair out; return the grid of each tensor that had one."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     quantizers = {n.output[0]: n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants}
     grids: dict[str, Grid] = {}
@@ -87,12 +68,11 @@ def _strip(graph: onnx.GraphProto, ranges: Mapping[str, Range]) -> dict[str, Gri
             continue
         tensor, scale, zero = quantizers[node.input[0]].input
         at = array(constants[zero])
-        if at.dtype != np.int8 or at.any():
-            raise ValueError(f"the quantization of {tensor} is not symmetric S8")
+        if at.size != 1 or at.dtype not in (np.int8, np.uint8):
+            raise ValueError(f"the quantization of {tensor} is not 8 bits wide with one zero point")
         behind[node.output[0]] = tensor
-        step = float(array(constants[scale]))
-        spans_above = tensor in ranges and ranges[tensor].non_negative
-        grids[tensor] = Grid(step * SIGNED_STEPS / UNSIGNED_STEPS, 0) if spans_above else Grid(step, MIDDLE)
+        moved = MIDDLE if at.dtype == np.int8 else 0
+        grids[tensor] = Grid(float(array(constants[scale])), int(at.item()) + moved)
     kept = [node for node in graph.node if node.output[0] not in behind and node.output[0] not in quantizers]
     for node in kept:
         node.input[:] = [behind.get(name, name) for name in node.input]

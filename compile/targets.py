@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from deploy_compile.results import Form
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Backend, Precision
 
@@ -27,6 +28,7 @@ class Target:
     `precisions` lists, per backend, what it offers there, the likely fastest last. `compute_capabilities` are those
     of the NVIDIA GPUs that one engine serves. `executed` says whether an engine is run on the machine that builds it;
     where it is not, `note` says so to whoever reads the report. `needs_driver`: built only beside an NVIDIA driver.
+    `form` is that of its INT8 graph.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Target:
     executed: bool = True
     needs_driver: bool = False
     note: str = ""
+    form: Form = ""
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -48,6 +51,7 @@ TARGETS = (
         name="cpu",
         about="an x86-64 or ARM processor, through OpenVINO and ONNX Runtime",
         precisions={"openvino": ("fp32", "bf16", "int8", "int8_bf16"), "onnxruntime": ("fp32", "int8")},
+        form="cpu",
     ),
     Target(
         name="rtx",

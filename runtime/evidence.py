@@ -274,6 +274,6 @@ class Manifest:
     golden: Golden
     provenance: Provenance
     objective: Objective = "latency"
-    repair: Repair | None = None
+    repairs: Mapping[str, Repair] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     files: tuple[File, ...] = field(default=())

@@ -74,7 +74,7 @@ def test_diagnose_names_the_layer_whose_scale_is_broken_first(
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
-    break_scale(broken / "graphs" / "int8.onnx", "/block/block.3/Conv")
+    break_scale(broken / "graphs" / "int8.cpu.onnx", "/block/block.3/Conv")
     manifests.write(broken, manifests.read(broken))  # its digests are whole: only the numbers are wrong
     monkeypatch.setattr(
         sys, "argv", ["deploy-compile", "diagnose", str(broken), "--json", "--chart", str(tmp_path / "chart.png")]

@@ -15,6 +15,7 @@ import deploy_recipes
 from deploy_compile.cache import Stages
 from deploy_compile.options import Options, fitted
 from deploy_compile.pipeline import Verified, verify
+from deploy_runtime.spec import Limit
 
 NAMES = deploy_recipes.names()
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results" / "recipes"
@@ -22,9 +23,11 @@ CANDIDATES = {
     "openvino fp32", "openvino bf16", "openvino int8", "openvino int8_bf16", "onnxruntime fp32", "onnxruntime int8",
     "tensorrt_rtx fp32", "tensorrt_rtx fp16", "tensorrt_rtx int8", "tensorrt_rtx int8_fp16",
 }  # fmt: skip
-LEAST_INT8_DB = 10.0  # few channels average few errors: a twin may miss a full network's limit, but makes sense
-# EfficientNet's blocks, which the longitudinal networks are made of too, lose more than INT8 holds with seeded weights
-# (docs/recipes.md says what they keep at full size): these twins show that all is built, audited and measured.
+# Few channels average few errors: a twin may miss a full network's limit. It is held to this, and goes through the same
+# repair where it misses it.
+TWIN = Limit(sqnr_db=10.0, reason="a twin has few channels")
+# EfficientNet's blocks, which the longitudinal networks are made of too, are quantized in more places by ONNX Runtime
+# than they bear (docs/recipes.md says what they keep at full size).
 HARD = ("efficientnet", "longitudinal")
 
 
@@ -43,16 +46,15 @@ def test_every_recipe_has_a_twin(name: str) -> None:
 def test_a_twin_goes_through_everything(name: str, tmp_path: Path) -> None:
     params = deploy_recipes.get(name).twin
     options = Options(name, params, fp16=True, int8=True, compute_capabilities=("sm86",))
-    made = verify(fitted(options), options, Stages(tmp_path, lambda *_: None, lambda *_: None))
+    recipe = fitted(options).with_limits(int8=TWIN, int8_bf16=TWIN, int8_fp16=TWIN)
+    made = verify(recipe, options, Stages(tmp_path, lambda *_: None, lambda *_: None))
     rows = {row.name: row for row in made.rows}
     assert rows.keys() == CANDIDATES
     for row in made.rows:
         if row.status == "refused" and "bf16" in row.precision:
             assert "no bf16" in row.reason
-        elif row.precision.startswith("int8"):
-            assert row.status in ("passed", "built_not_run", "failed"), f"{row.name}: {row.reason}"
-            least = LEAST_INT8_DB if deploy_recipes.get(name).family not in HARD else 0.0
-            assert min(drift.sqnr_db for drift in row.drift) > least, row.name
+        elif row.name == "onnxruntime int8" and recipe.family in HARD:
+            assert row.status in ("passed", "failed"), f"{row.name}: {row.reason}"
         else:
             assert row.status in ("passed", "built_not_run"), f"{row.name}: {row.reason}"
     assert_every_operator_is_there(name, made)

@@ -20,6 +20,7 @@ OUTPUTS = (Tensor("logits", ("batch", 5)),)
 class Toy:
     fp32: Graph
     int8: Graph
+    int8_cpu: Graph
     ranges: Ranges
     samples: Path
 
@@ -33,4 +34,6 @@ def toy(folder: Path) -> Toy:
     model = load(path)
     fp32 = Graph(path, "fp32", len(model.graph.node), len(heavy_nodes(model)), 0, {})
     ranges = calibrate(folder, fp32, samples, "minmax", 1)
-    return Toy(fp32, quantize(folder, fp32, ranges, ()), ranges, samples)
+    (folder / "cpu").mkdir()
+    on_cpu = quantize(folder / "cpu", fp32, ranges, (), "cpu")
+    return Toy(fp32, quantize(folder, fp32, ranges, ()), on_cpu, ranges, samples)

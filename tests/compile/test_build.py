@@ -32,7 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 def built(
     out: Path, made: Toy, backend: Backend, precision: Precision, target: str, batch: Batch | None = None
 ) -> Built:
-    graph = made.int8 if precision.startswith("int8") else made.fp32
+    quantized = made.int8_cpu if target == "cpu" else made.int8
+    graph = quantized if precision.startswith("int8") else made.fp32
     args = (graph, made.fp32, backend, precision, get(target), batch or Batch(), INPUTS, OUTPUTS, made.ranges)
     return build(out, *args)
 

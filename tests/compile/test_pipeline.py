@@ -45,7 +45,7 @@ def judged(run: Stages, max_drop: float | None) -> tuple[str, list[Candidate], E
     tried = tuple(
         Tried(Built(row.backend, row.precision, row.target, "passed", "", Path("x"), (), 0.0), row) for row in rows
     )
-    made: Any = Verified(None, None, None, (), None, tried, None)  # type: ignore[arg-type]
+    made: Any = Verified(None, None, None, (), None, tried, {})  # type: ignore[arg-type]
     options = Options("x3d_s", int8=True, max_drop=max_drop)
     choice = choose(rows, None, options.asked)
     recipe = deploy_recipes.get("x3d_s")

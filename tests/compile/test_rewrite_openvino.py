@@ -9,14 +9,14 @@ from onnx import helper, numpy_helper
 
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph
+from deploy_compile.results import Form, Graph
 from deploy_compile.rewrite_openvino import rewrite
 from tests import toys
 
 LEAST_DB = 40.0  # of OpenVINO against the graph as it is written; 7 where it is computed wrongly
 
 
-def joined(folder: Path, kind: str) -> Path:
+def joined(folder: Path, kind: str, form: Form = "") -> Path:
     """Two convolutions whose results join (or, with "Add", are added) before a third, quantized."""
     rng = np.random.default_rng(0)
     shapes = {"w1": (16, 3, 3, 3), "w2": (16, 3, 3, 3), "w3": (32, 16 if kind == "Add" else 32, 1, 1)}
@@ -40,7 +40,7 @@ def joined(folder: Path, kind: str) -> Path:
     for index, image in enumerate(toys.images(4)):
         np.savez(samples / f"{index:03}.npz", image=image)
     fp32 = Graph(path, "fp32", 5, 3, 0, {})
-    return quantize(folder, fp32, calibrate(folder, fp32, samples, "minmax", 1), ()).path
+    return quantize(folder, fp32, calibrate(folder, fp32, samples, "minmax", 1), (), form).path
 
 
 def as_written(path: Path, image: np.ndarray) -> np.ndarray:
@@ -61,6 +61,16 @@ def by_openvino(path: Path, image: np.ndarray) -> np.ndarray:
 
 def decibel(wanted: np.ndarray, found: np.ndarray) -> float:
     return float(10 * np.log10(np.square(wanted).sum() / max(np.square(found - wanted).sum(), 1e-30)))
+
+
+@pytest.mark.parametrize("kind", ["Concat", "Add"])
+def test_grids_for_cpus_are_computed_right(tmp_path: Path, kind: str) -> None:
+    source = joined(tmp_path, kind, "cpu")
+    assert onnx.TensorProto.UINT8 in {tensor.data_type for tensor in onnx.load(source).graph.initializer}
+    image = toys.images(1, seed=1)[0]
+    made = rewrite(source, tmp_path / "model.onnx")
+    np.testing.assert_array_equal(as_written(made, image), as_written(source, image))
+    assert decibel(as_written(source, image), by_openvino(made, image)) > LEAST_DB
 
 
 def test_joined_tensors_are_computed_right(tmp_path: Path) -> None:
