@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-import deploy_recipes
 from deploy_compile import media, onnx_graph
+from deploy_compile.made_from import fitted
 from deploy_compile.results import Diagnosis, module_path
 from deploy_compile.samples import spread
 from deploy_compile.sensitivity import sensitivity
 from deploy_compile.switches import Sample
 from deploy_runtime import manifest
-from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Manifest
 
 MOST_SAMPLES = 8  # of a folder; an error is a sum over many values of each
@@ -94,11 +94,4 @@ def _golden(bundle: Path, found: Manifest) -> list[Sample]:
 
 
 def _read(folder: Path, found: Manifest, ref: str | None) -> Sequence[Sample]:
-    if ref is None and found.recipe not in deploy_recipes.names():
-        raise UsageError(
-            f"the bundle was made from {found.recipe}, which is no recipe of deploy-compile",
-            "Name its file again: --recipe my_nets.py:my_net.",
-        )
-    recipe = deploy_recipes.resolve(ref or found.recipe)
-    fitted = recipe.fitted(recipe.values(found.params))
-    return list(islice(spread(media.sources(folder), fitted, MOST_SAMPLES), MOST_SAMPLES))
+    return list(islice(spread(media.sources(folder), fitted(found, ref), MOST_SAMPLES), MOST_SAMPLES))
