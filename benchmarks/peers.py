@@ -156,8 +156,11 @@ def _timed(
                 rows[title]["failed"] = " ".join(reason.split())[:WORDS]
                 continue
             opened[title] = worker
-        turns = {title: partial(_turn, worker) for title, worker in opened.items()}
-        times = timing.interleave(turns, BUDGET_S, EAGER, least_rounds=LEAST_ROUNDS)
+        turns = {title: partial(_turn, title, worker) for title, worker in opened.items()}
+        died: dict[str, str] = {}
+        times = timing.interleave_survivors(turns, died, BUDGET_S, EAGER, LEAST_ROUNDS)
+        for title, reason in died.items():
+            rows[title]["failed"] = reason
     return {
         title: {
             **encode(timing.speed(times[EAGER], own, threads)),
@@ -167,8 +170,11 @@ def _timed(
     }
 
 
-def _turn(worker: Worker) -> float:
-    return float(worker.held("turn", timeout_s=RUN_S))
+def _turn(title: str, worker: Worker) -> float:
+    try:
+        return float(worker.held("turn", timeout_s=RUN_S))
+    except Crashed as crash:
+        raise timing.Died(title, crash.reason) from crash
 
 
 def _drift(

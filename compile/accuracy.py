@@ -52,7 +52,7 @@ def measure(scores: Array, truth: Array, task: Classes | MultiLabel) -> Accuracy
     chances = probabilities(scores, task)
     return Accuracy(
         accuracy=_share(hits),
-        recall=_recalls(scores, truth, task),
+        recall=_recalls(hits, truth, task),
         auroc=_bootstrap(lambda rows: _auroc(chances[rows], truth[rows], task), len(truth)),
         calibration_error=_bootstrap(lambda rows: _calibration_error(chances[rows], truth[rows], task), len(truth)),
     )
@@ -73,9 +73,8 @@ def _share(hits: Array) -> Interval:
     return Interval(count / hits.size, *wilson(count, hits.size))
 
 
-def _recalls(scores: Array, truth: Array, task: Classes | MultiLabel) -> tuple[ClassRecall, ...]:
+def _recalls(hits: Array, truth: Array, task: Classes | MultiLabel) -> tuple[ClassRecall, ...]:
     """Recall of each class, or sensitivity of each label; none where no sample has it."""
-    hits = right(scores, truth, task)
     found = []
     for place in range(task.count):
         has = truth[:, place] == 1 if isinstance(task, MultiLabel) else truth == place

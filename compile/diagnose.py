@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deploy_compile import media, onnx_graph
 from deploy_compile.made_from import fitted
 from deploy_compile.results import Diagnosis, module_path
@@ -18,6 +16,7 @@ from deploy_compile.samples import spread
 from deploy_compile.sensitivity import sensitivity
 from deploy_compile.switches import Sample
 from deploy_runtime import manifest
+from deploy_runtime.check import golden
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Manifest
 
@@ -86,8 +85,7 @@ def _graph(found: Manifest, precision: str) -> str:
 
 
 def _golden(bundle: Path, found: Manifest) -> list[Sample]:
-    with np.load(bundle / "golden" / "inputs.npz", allow_pickle=False) as arrays:
-        stacked = {tensor.name: arrays[tensor.name] for tensor in found.inputs}
+    stacked = golden(bundle, "inputs", found.inputs, found.golden.samples)
     return [
         {name: array[place : place + 1] for name, array in stacked.items()} for place in range(found.golden.samples)
     ]

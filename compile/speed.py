@@ -32,14 +32,6 @@ TURN_S = 300.0  # the longest that two runs may take
 TORCH = "PyTorch eager"
 
 
-class _Died(Exception):  # noqa: N818 - an event, told apart from an error below
-    """A candidate crashed in its turn."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name)
-        self.name, self.reason = name, reason
-
-
 def measure(
     out: Path,  # noqa: ARG001 - a stage writes into it; this one has nothing to write
     engines: Sequence[Built],
@@ -79,7 +71,8 @@ def time_engines(
             opened = (engine.file, engine.backend, engine.precision, engine.target, tuple(outputs))
             openers[engine.name] = ("deploy_compile.speed:Engine", *opened, *setting)
         workers, failed = _open(stack, openers, threads)
-        times = _taking_turns(workers, failed, budget_s)
+        turns = {name: partial(_turn, name, worker) for name, worker in workers.items()}
+        times = timing.interleave_survivors(turns, failed, budget_s, TORCH, LEAST_ROUNDS)
     if TORCH in failed:
         raise DeployError(
             f"PyTorch itself could not be timed: {failed[TORCH]}", "Give it more memory, or fewer candidates at once."
@@ -117,26 +110,11 @@ def _open(
     return workers, failed
 
 
-def _taking_turns(
-    workers: dict[str, Worker], failed: dict[str, str], budget_s: float
-) -> Mapping[str, np.ndarray[Any, Any]]:
-    """Interleave the workers' turns; where one dies, note it in `failed` and begin again with the others."""
-    ends = time.monotonic() + budget_s
-    while TORCH in workers and len(workers) > 1:
-        turns = {name: partial(_turn, name, worker) for name, worker in workers.items()}
-        try:
-            return timing.interleave(turns, ends - time.monotonic(), TORCH, least_rounds=LEAST_ROUNDS)
-        except _Died as death:
-            failed[death.name] = death.reason
-            del workers[death.name]
-    return {}
-
-
 def _turn(name: str, worker: Worker) -> float:
     try:
         return float(worker.held("turn", timeout_s=TURN_S))
     except Crashed as crash:
-        raise _Died(name, crash.reason) from crash
+        raise timing.Died(name, crash.reason) from crash
 
 
 # What follows runs in the workers.

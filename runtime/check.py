@@ -69,7 +69,7 @@ def verify(bundle: str | Path, backend: str | None = None, threads: int | None =
     samples = golden(folder, "inputs", found.inputs, found.golden.samples)
     answers = golden(folder, "outputs", found.outputs, found.golden.samples)
     for row in selection.runnable(found, backend):
-        rows.append(_run(folder, found, row, samples, answers, threads or physical_cores()))
+        rows.append(run_golden(folder, found, row, samples, answers, threads or physical_cores()))
         if row.status == "built_not_run" and rows[-1].outcome == "passed":
             proof.keep(digest, row)
     if all(row.outcome == "not run" for row in rows[1:]):
@@ -106,16 +106,10 @@ def outputs(session: Session, samples: Mapping[str, Array], batch: Batch) -> dic
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run_golden(folder: Path, found: Manifest, row: Candidate, threads: int) -> Row:
-    """Run the golden samples through one candidate and judge its answers."""
-    samples = golden(folder, "inputs", found.inputs, found.golden.samples)
-    answers = golden(folder, "outputs", found.outputs, found.golden.samples)
-    return _run(folder, found, row, samples, answers, threads)
-
-
-def _run(
+def run_golden(
     folder: Path, found: Manifest, row: Candidate, samples: dict[str, Array], answers: dict[str, Array], threads: int
 ) -> Row:
+    """Run the golden samples through one candidate and judge its answers."""
     if reason := backends.get(row.backend).missing():
         return Row(row.name, "not run", reason)
     start = time.perf_counter()

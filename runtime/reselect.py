@@ -6,7 +6,7 @@ pass; then all take turns. A library that crashes takes its own process with it,
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +24,7 @@ from deploy_runtime.model import open_session, usual_threads
 from deploy_runtime.preference import Preference, Timed
 
 SECONDS = 20.0  # for all candidates together, once they are open
+DIED = "it died while it was timed"
 OPEN_S, TURN_S = 600.0, 300.0  # the longest that one may take to open and pass, and for two runs
 
 
@@ -47,7 +48,8 @@ def reselect(
             if reason := process.opened():
                 failed[name] = reason
                 del opened[name]
-        times = _taking_turns(opened, failed, seconds)
+        turns = {name: partial(process.turn, name) for name, process in opened.items()}
+        times = timing.interleave_survivors(turns, failed, seconds)
     if not times:
         raise GateError(
             f"no candidate of {found.name} passes here",
@@ -69,27 +71,6 @@ def _choose(rows: Mapping[str, Candidate], times: Mapping[str, np.ndarray[Any, A
     rivals = {one.candidate: one.lag for one in order if one.candidate == fastest or one.lag_low <= 1.0}
     chosen = selection.simplest({name: rows[name].precision for name in rivals}, rivals)
     return chosen, tuple(order)
-
-
-def _taking_turns(
-    opened: dict[str, "_Timed"], failed: dict[str, str], seconds: float
-) -> Mapping[str, np.ndarray[Any, Any]]:
-    """Interleave the candidates; where one dies, note it and begin again with the others."""
-    ends = time.monotonic() + seconds
-    while opened:
-        turns: dict[str, Callable[[], float]] = {name: partial(one.turn, name) for name, one in opened.items()}
-        try:
-            return timing.interleave(turns, ends - time.monotonic())
-        except _Died as death:
-            failed[death.name] = "it died while it was timed"
-            opened.pop(death.name)
-    return {}
-
-
-class _Died(Exception):  # noqa: N818 - an event, told apart from an error above
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
 
 
 class _Timed:
@@ -116,8 +97,8 @@ class _Timed:
             if self._pipe.poll(TURN_S):
                 return float(self._pipe.recv())
         except (EOFError, OSError) as error:
-            raise _Died(name) from error
-        raise _Died(name)
+            raise timing.Died(name, DIED) from error
+        raise timing.Died(name, DIED)
 
     def __enter__(self) -> "_Timed":
         return self
@@ -131,11 +112,12 @@ class _Timed:
 
 def _serve(pipe: Connection, folder: Path, found: Manifest, row: Candidate, threads: int) -> None:
     """Run in the process: prove the candidate, then answer turns until the pipe closes."""
-    row_passed = check.run_golden(folder, found, row, threads)
-    if row_passed.outcome != "passed":
-        pipe.send(row_passed.detail)
-        return
     samples = check.golden(folder, "inputs", found.inputs, found.golden.samples)
+    answers = check.golden(folder, "outputs", found.outputs, found.golden.samples)
+    proved = check.run_golden(folder, found, row, samples, answers, threads)
+    if proved.outcome != "passed":
+        pipe.send(proved.detail)
+        return
     size = found.batch.best
     given = {name: np.resize(array, (size, *array.shape[1:])) for name, array in samples.items()}
     with open_session(folder, found, row, threads) as session:

@@ -61,6 +61,35 @@ def interleave(
     return {name: np.array(seconds) for name, seconds in times.items()}
 
 
+class Died(Exception):  # noqa: N818 - an event, told apart from an error
+    """A runner is gone, and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name)
+        self.name, self.reason = name, reason
+
+
+def interleave_survivors(
+    runners: Mapping[str, Callable[[], float]],
+    failed: dict[str, str],
+    budget_s: float,
+    baseline: str | None = None,
+    least_rounds: int = LEAST_ROUNDS,
+) -> dict[str, Array]:
+    """Interleave; where a runner raises Died, note why in `failed` and begin again with the others.
+
+    Empty where none is left, or the baseline is gone or alone. The budget is for all beginnings together.
+    """
+    ends, left = time.monotonic() + budget_s, dict(runners)
+    while left and (baseline is None or (baseline in left and len(left) > 1)):
+        try:
+            return interleave(left, ends - time.monotonic(), baseline, least_rounds=least_rounds)
+        except Died as death:  # noqa: PERF203 - a death is rare and ends the turn
+            failed[death.name] = death.reason
+            del left[death.name]
+    return {}
+
+
 def ratio_interval(
     baseline: Sequence[float] | Array, candidate: Sequence[float] | Array, seed: int = 0
 ) -> tuple[float, float, float]:
