@@ -41,7 +41,8 @@ def choose(
     lags = {name: -_ratio(candidates[i]) for name, i in names.items()}
     chosen = names[simplest({name: candidates[i].precision for name, i in names.items()}, lags)]
     sentence = _sentence(candidates, allowed, chosen, fastest, asked)
-    if repair is not None and repair.taken and len(repair.taken) < repair.heavy:
+    quantized = any(candidates[i].precision.startswith("int8") for i in timed)
+    if repair is not None and repair.taken and quantized:
         sentence += f". {_cost(repair)}"
     return Choice(chosen, _fallback(candidates, timed, chosen), sentence)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from deploy_compile import onnx_graph, session
+from deploy_compile import onnx_graph, sample_files
+from deploy_compile.probes import Probes
 from deploy_compile.results import Range
 from deploy_compile.scales import LEVELS, scales
 
@@ -44,7 +44,7 @@ def choose(
             tried[tensor] = {name: trials.add(tensor, seen.threshold, readers) for name, seen in ranges.items()}
     if not tried:
         return {}
-    errors = trials.run(files[:: max(1, len(files) // SAMPLES)][:SAMPLES], threads)
+    errors = trials.probes.run(map(sample_files.load, files[:: max(1, len(files) // SAMPLES)][:SAMPLES]), threads)
     chosen = {}
     for tensor, outputs in tried.items():
         scores = {
@@ -69,59 +69,18 @@ class _Trials:
     """The fp32 graph with trials added: a tensor quantized, its readers computed again, and the sums of squares."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        del self.model.graph.output[:], self.model.graph.value_info[:]
-        self.used = onnx_graph.taken(model)
-        self.count = 0
+        self.probes = Probes(model)
         self.energies: dict[str, str] = {}  # a reader's output -> its sum of squares
 
     def add(self, tensor: str, threshold: float, readers: Sequence[onnx.NodeProto]) -> list[tuple[str, str]]:
-        """Add one threshold of a tensor; return, for each reader, the outputs that hold error and energy."""
-        scale = self._constant(scales(np.array(threshold), LEVELS))
-        zero = self._constant(np.array(0, np.int8))
-        inside = self._node("QuantizeLinear", [tensor, scale, zero])
-        clipped = self._node("DequantizeLinear", [inside, scale, zero])
+        """Add one threshold of a tensor; return, for each reader, the probes that give error and energy."""
+        grid = [self.probes.constant(value) for value in (scales(np.array(threshold), LEVELS), np.array(0, np.int8))]
+        clipped = self.probes.node("DequantizeLinear", [self.probes.node("QuantizeLinear", [tensor, *grid]), *grid])
         return [self._reader(reader, tensor, clipped) for reader in readers]
 
     def _reader(self, reader: onnx.NodeProto, tensor: str, clipped: str) -> tuple[str, str]:
-        again = onnx.NodeProto()
-        again.CopyFrom(reader)
-        again.name = self._name()
-        again.input[:] = [clipped if name == tensor else name for name in reader.input]
-        again.output[:] = [self._name()]
-        self.model.graph.node.append(again)
         wanted = reader.output[0]
+        again = self.probes.copies([reader], {tensor: clipped})
         if wanted not in self.energies:
-            self.energies[wanted] = self._sum_of_squares(wanted)
-        return self._sum_of_squares(self._node("Sub", [again.output[0], wanted])), self.energies[wanted]
-
-    def _sum_of_squares(self, tensor: str) -> str:
-        result = self._node("ReduceSumSquare", [tensor])
-        self.model.graph.node[-1].attribute.append(helper.make_attribute("keepdims", 0))
-        self.model.graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, []))
-        return result
-
-    def _name(self) -> str:
-        self.count += 1
-        return onnx_graph.unique(f"trial{self.count}", self.used)
-
-    def _constant(self, values: np.ndarray) -> str:
-        name = self._name()
-        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _node(self, op: str, inputs: Sequence[str]) -> str:
-        output = self._name()
-        self.model.graph.node.append(helper.make_node(op, list(inputs), [output], self._name()))
-        return output
-
-    def run(self, files: Sequence[Path], threads: int) -> dict[str, float]:
-        """Return every sum of squares, added up over the samples."""
-        names = [value.name for value in self.model.graph.output]
-        sums = np.zeros(len(names))
-        with session.opened(self.model, threads) as opened:
-            for file in files:
-                with np.load(file, allow_pickle=False) as arrays:
-                    sums += np.array(opened.run(names, dict(arrays)), np.float64)
-        return dict(zip(names, sums.tolist(), strict=True))
+            self.energies[wanted] = self.probes.sum_of_squares(wanted)
+        return self.probes.sum_of_squares(self.probes.node("Sub", [again, wanted])), self.energies[wanted]

@@ -90,6 +90,7 @@ def recipe(**given: Any) -> None:
             seeded=options.weights == "seeded",
             synthetic=options.calibration is None,
             int8=options.int8,
+            doubts=outcome.warnings,
         )
         if outcome.evaluation is not None:
             terminal.print_evaluation(console, outcome.evaluation, fitted(options).labels)

@@ -30,9 +30,7 @@ def heavy_aliases(graph: Path) -> Mapping[str, str]:
     for node in onnx_graph.heavy_nodes(model):
         aliases[node.output[0]] = node.name
         readers = links.consumers.get(node.output[0], ())
-        while (
-            len(readers) == 1 and readers[0].op_type in FOLDED and any(i in links.constants for i in readers[0].input)
-        ):
+        while len(readers) == 1 and _folds(readers[0], links):
             aliases |= {readers[0].name: node.name, readers[0].output[0]: node.name}
             readers = links.consumers.get(readers[0].output[0], ())
     return aliases

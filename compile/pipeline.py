@@ -35,9 +35,11 @@ from deploy_compile.results import (
     Ranges,
     Reference,
     Samples,
+    Saturation,
     Speeds,
 )
 from deploy_compile.samples import collect
+from deploy_compile.saturation import saturation, symptoms
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
 from deploy_compile.targets import Target, candidates, get
@@ -102,7 +104,8 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
     engines = [one.engine for one in made.tried]
     measured = (made.graphs, made.ranges, engines, rows, made.repairs, evaluation)
     shipped = run(bundle, options, recipe, made.loaded, made.samples, made.torch, *measured, choice)
-    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repairs, evaluation)
+    warnings = made.samples.provenance.warnings if options.int8 else ()
+    return Outcome(recipe.name, tuple(rows), choice, shipped, made.repairs, evaluation, warnings)
 
 
 def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
@@ -114,6 +117,8 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
     run(canaries, fp32, recipe)  # the batch axis means what it says, before anything is built on it
     ranges = run(calibrate, fp32, samples.calibration, options.algorithm, threads) if options.asked else None
+    if ranges is not None and options.int8 and not samples.provenance.synthetic:
+        samples = warned(samples, run(saturation, fp32, ranges, samples.held_out, threads))
     seen = Seen(recipe, options, samples, torch, fp32, ranges)
     graphs = [fp32]
     if ranges is not None and options.fp16:
@@ -189,6 +194,12 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
         if not any(fails(one.row) for one in found.tried):
             break
     return found
+
+
+def warned(samples: Samples, found: Saturation) -> Samples:
+    """The samples with what their ranges do to held-out ones among their warnings."""
+    warnings = (*samples.provenance.warnings, *symptoms(found))
+    return replace(samples, provenance=replace(samples.provenance, warnings=warnings))
 
 
 def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[Wanted]) -> list[Tried]:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from deploy_compile import onnx_graph, session
+from deploy_compile import onnx_graph, sample_files, session
 from deploy_compile.choose_ranges import choose
 from deploy_compile.histogram import Extent, Histogram
 from deploy_compile.results import Graph, Range, Ranges
@@ -45,7 +45,7 @@ def calibrate(out: Path, graph: Graph, samples: Path, algorithm: str, threads: i
     seen = _accumulators(model)
     inputs = [value.name for value in model.graph.input if value.name in seen]
     for file in files:
-        arrays = _read(file)
+        arrays = sample_files.load(file)
         _count(seen, {name: arrays[name] for name in inputs})
     outputs = {value.name for value in model.graph.output}
     made = [name for name in seen if name not in inputs]
@@ -79,7 +79,7 @@ def _pass(
     extremes: dict[str, list[np.ndarray]] = {name: [] for name in ends}
     with session.opened(_tapped(model, whole, ends), threads, folder=out) as opened:
         for file in files:
-            values: Any = iter(opened.run(None, _read(file)))
+            values: Any = iter(opened.run(None, sample_files.load(file)))
             for name in whole:
                 _count(seen, {name: next(values)})
             for name in ends:
@@ -103,12 +103,9 @@ def _accumulators(model: onnx.ModelProto) -> dict[str, Extent]:
     """One empty accumulator for each float32 tensor that is not a constant: the inputs, then in graph order."""
     links = onnx_graph.links(model)
     kinds = onnx_graph.inferred(model)
-    histograms = {
-        name
-        for node in model.graph.node
-        if node.op_type == "Add" or any(name in links.constants for name in _data(node))
-        for name in (*node.input, *node.output)
-    }
+    quantized = [reader for readers in onnx_graph.quantizable(model).values() for reader in readers]
+    adds = [node for node in model.graph.node if node.op_type == "Add"]
+    histograms = {name for node in (*quantized, *adds) for name in (*node.input, *node.output)}
     names = [value.name for value in model.graph.input]
     names += [name for node in model.graph.node for name in node.output]
     return {
@@ -133,11 +130,6 @@ def _parts(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[list[str]]:
     yield part
 
 
-def _data(node: onnx.NodeProto) -> Sequence[str]:
-    """What a heavy node multiplies: with a constant among it, it becomes INT8."""
-    return node.input[: onnx_graph.DATA_INPUTS] if node.op_type in onnx_graph.HEAVY else ()
-
-
 def _tapped(model: onnx.ModelProto, whole: Sequence[str], ends: Sequence[str]) -> onnx.ModelProto:
     """Return the graph with tensors as its outputs: `whole` as they are, then least and largest value of `ends`."""
     tapped = onnx.ModelProto()
@@ -151,11 +143,6 @@ def _tapped(model: onnx.ModelProto, whole: Sequence[str], ends: Sequence[str]) -
             tapped.graph.node.append(helper.make_node(op, [name], [names[-1]], f"{names[-1]}/node", keepdims=0))
     tapped.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     return tapped
-
-
-def _read(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _count(seen: Mapping[str, Extent], arrays: Mapping[str, np.ndarray]) -> None:

@@ -117,6 +117,21 @@ class Ranges:
 
 
 @dataclass(frozen=True)
+class Saturation:
+    """What calibrated ranges do to `samples` held-out samples.
+
+    Of the `tensors` that become INT8, `dead` were zero throughout calibration, and `saturated` have a noticeable share
+    of their values beyond their range; `worst` is the largest such share.
+    """
+
+    tensors: int
+    dead: int
+    saturated: int
+    worst: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class LayerError:
     """What quantizing one heavy node does, as signal-to-noise ratios in dB.
 
@@ -267,7 +282,8 @@ class Bundled:
 class Outcome:
     """A finished compile: the bundle in the cache, every candidate's row, what was chosen and why.
 
-    `repairs` is what making INT8 pass took, by target; `evaluation` the accuracy on labelled samples, None without.
+    `repairs` is what making INT8 pass took, by target; `evaluation` the accuracy on labelled samples, None without;
+    `warnings` what is doubtful about the calibration samples.
     """
 
     recipe: str
@@ -276,6 +292,7 @@ class Outcome:
     bundled: Bundled
     repairs: Mapping[str, Repair] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,15 @@ def paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npz"), key=lambda path: int(path.stem))
 
 
+def load(path: Path) -> dict[str, np.ndarray]:
+    """Return one sample."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
 def read(folder: Path) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the samples in order."""
-    for path in paths(folder):
-        with np.load(path) as arrays:
-            yield dict(arrays)
+    """Return the samples in order, each read when it is asked for."""
+    return map(load, paths(folder))
 
 
 def stacked(folder: Path, count: int | None = None) -> dict[str, np.ndarray]:

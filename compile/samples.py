@@ -17,6 +17,7 @@ import numpy as np
 from deploy_compile import media, synthetic
 from deploy_compile.results import Samples
 from deploy_compile.sample_files import paths, read, write
+from deploy_compile.saturation import doubts
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
@@ -40,7 +41,7 @@ def collect(out: Path, recipe: Recipe, calibration: Path | None, algorithm: str,
     """Write calibration, held-out and golden samples of a fitted recipe into `out`.
 
     `ship_samples` takes the golden ones from the held-out ones; without a folder those are synthetic anyway.
-    Raises DeployError where the folder cannot be read or cannot be split into two sets of sources.
+    Raises DeployError where the folder cannot be read, cannot be split into two sets of sources or gives no ranges.
     """
     if calibration is None:
         write(out / "calibration", _synthetic(recipe, CALIBRATION_SEED, CALIBRATION))
@@ -61,6 +62,7 @@ def collect(out: Path, recipe: Recipe, calibration: Path | None, algorithm: str,
             sources=sources,
             algorithm=algorithm,
             digest=_digest(out / "calibration", recipe),
+            warnings=() if calibration is None else doubts(out / "calibration", recipe),
         ),
         held_out_note=note,
         golden_synthetic=not ships,

@@ -17,9 +17,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
 
-from deploy_compile import onnx_graph, session
+from deploy_compile import onnx_graph
+from deploy_compile.probes import Probes
 from deploy_compile.results import LayerError, Sensitivity
 from deploy_compile.switches import Answers, Sample, Switched, quantized_forms, switched
 
@@ -90,29 +90,16 @@ def own_errors(
     fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[Sample], threads: int
 ) -> dict[str, float]:
     """Return noise over signal at each quantized layer's own output, on float inputs, in one pass a sample."""
-    model = onnx.ModelProto()
-    model.CopyFrom(fp32)
-    graph, used = model.graph, onnx_graph.taken(fp32) | onnx_graph.taken(int8)
-    del graph.output[:], graph.value_info[:]
     forms = quantized_forms(int8)
-    onnx_graph.add_constants(graph, int8, forms.values())
+    probes = Probes(fp32, onnx_graph.taken(int8))
+    onnx_graph.add_constants(probes.model.graph, int8, forms.values())
     outputs = {node.name: node.output[0] for node in fp32.graph.node}
-    sums: dict[str, tuple[str, str]] = {}
-
-    def summed(tensor: str) -> str:
-        name = onnx_graph.unique("squares", used)
-        graph.node.append(helper.make_node("ReduceSumSquare", [tensor], [name], f"{name}/node", keepdims=0))
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
-        return name
-
-    for name, form in forms.items():
-        copies, last = onnx_graph.copied(form, used)
-        graph.node.extend(copies)
-        error = onnx_graph.unique("error", used)
-        graph.node.append(helper.make_node("Sub", [last, outputs[name]], [error], f"{error}/node"))
-        sums[name] = summed(error), summed(outputs[name])
-    with session.opened(model, threads) as opened:
-        names = [value.name for value in graph.output]
-        total = sum(np.array(opened.run(names, dict(sample)), np.float64) for sample in samples)
-    found = dict(zip(names, np.asarray(total).tolist(), strict=True))
+    sums = {
+        name: (
+            probes.sum_of_squares(probes.node("Sub", [probes.copies(form), outputs[name]])),
+            probes.sum_of_squares(outputs[name]),
+        )
+        for name, form in forms.items()
+    }
+    found = probes.run(samples, threads)
     return {name: found[error] / (found[energy] or 1.0) for name, (error, energy) in sums.items()}

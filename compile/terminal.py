@@ -177,8 +177,10 @@ def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
     return body
 
 
-def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: bool) -> list[str]:
-    """What a person must know beside the numbers."""
+def notes(
+    rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: bool, doubts: Sequence[str] = ()
+) -> list[str]:
+    """What a person must know beside the numbers; `doubts` are those about the calibration samples."""
     told = []
     measured = [drift.samples for row in rows if not row.emulated for drift in row.drift]
     if measured and max(measured) < USUAL_SAMPLES:
@@ -190,6 +192,7 @@ def notes(rows: Sequence[Candidate], *, seeded: bool, synthetic: bool, int8: boo
         )
     if int8 and synthetic:
         told.append("calibrated on synthetic samples: give --calibration DIR for ranges of real data.")
+    told += [f"calibration: {doubt}." for doubt in doubts]
     if seeded:
         told.append("seeded weights: an architecture check, not a model to ship. Give --weights best.pt.")
     return told

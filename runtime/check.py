@@ -186,6 +186,7 @@ def _gate_calibration(found: Manifest, shipped: list[Candidate], strict: bool) -
     text = f"{calibration.samples} samples from {calibration.sources} sources, {calibration.algorithm}"
     if calibration.synthetic:
         text = f"synthetic: {text}; says nothing about real data"
+    text = "; ".join((text, *calibration.warnings))
     return Row("calibration", "failed" if strict and calibration.synthetic else "passed", text)
 
 

@@ -136,13 +136,14 @@ class File:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the INT8 ranges come from. Never a file name."""
+    """Where the INT8 ranges come from. Never a file name. `warnings` says what is doubtful about the samples."""
 
     synthetic: bool
     samples: int
     sources: int
     algorithm: str
     digest: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

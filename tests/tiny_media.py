@@ -24,6 +24,9 @@ def clip(path: Path, frames: int = 30, size: int = 64) -> Path:
 
 
 def image(path: Path, level: int = 100) -> Path:
+    """Write a picture of one grey level, of the next one in its right half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((40, 50, 3), level, np.uint8)).save(path)
+    grey = np.full((40, 50, 3), level, np.uint8)
+    grey[:, 25:] += 1  # not blank
+    Image.fromarray(grey).save(path)
     return path
