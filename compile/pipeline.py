@@ -23,7 +23,7 @@ from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
-from deploy_compile.repair import repair
+from deploy_compile.repair import rank, reach, repair
 from deploy_compile.results import (
     Audited,
     Built,
@@ -34,6 +34,7 @@ from deploy_compile.results import (
     Parity,
     Ranges,
     Reference,
+    Repaired,
     Samples,
     Saturation,
     Speeds,
@@ -184,8 +185,14 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
         return Int8()
     form = wanted[0][0].form
     plain, found = run(quantize, seen.fp32, ranges, recipe.keep_float, form), Int8()
+    calibration, threads = seen.samples.calibration, seen.options.threads
+    reached = run(reach, seen.fp32, plain, recipe, calibration, MARGINS_DB, threads)
     for margin in MARGINS_DB:
-        repaired = run(repair, seen.fp32, plain, ranges, recipe, seen.samples.calibration, margin, seen.options.threads)
+        if reached.margin_db is not None and margin <= reached.margin_db:
+            repaired = Repaired(plain, Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0))
+        else:
+            ranked = run(rank, seen.fp32, plain, recipe, calibration, threads)
+            repaired = run(repair, seen.fp32, plain, ranges, ranked, recipe, calibration, margin, threads)
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
         halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16"),)

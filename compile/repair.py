@@ -3,33 +3,60 @@
 Promise: the graph handed over passes the recipe's INT8 limits with `margin_db` to spare, on calibration samples and
 with Q/DQ pairs as written, or no graph is. Held-out samples are never looked at here: they judge what comes out.
 
-Each layer's share of the error is measured alone (see `sensitivity`), its share of the time on this processor (see
-`profile`). The least number of layers, in that order, is found by trying: shares predict where to begin, the gates
-decide. Nothing is profiled or ranked where the graph passes as it is.
+Three stages. `reach`: how much the graph has to spare as it is; where that is enough, nothing else is done. `rank`:
+each layer's share of the error, measured alone (see `sensitivity`), and of the time on this processor (see `profile`).
+`repair`: the least number of layers, in that order, is found by trying: shares predict where to begin, the gates
+decide.
 """
 
 import bisect
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from deploy_compile import onnx_graph
+from deploy_compile.macs import macs
 from deploy_compile.profile import profile
 from deploy_compile.quantize import quantize
-from deploy_compile.results import Graph, Ranges, Repaired
+from deploy_compile.results import Graph, Ranges, Ranked, Reached, Repaired
 from deploy_compile.sample_files import read
 from deploy_compile.sensitivity import alone, answers, decibels, noise
 from deploy_compile.switches import Sample, Switched, switched
 from deploy_recipes.recipe import Keep, Recipe
-from deploy_runtime.evidence import Repair
+from deploy_runtime.evidence import Drift, Repair
 from deploy_runtime.judge import judge, measure, passed
 from deploy_runtime.spec import Limit
 
-SAMPLES = 16  # of the calibration set that the gates are tried on
+SAMPLES, LEAST_SAMPLES = 16, 4  # of the calibration set that the gates are tried on, as many as TRIAL_MACS allow
+TRIAL_MACS = 4e11  # of one trial, about 10 s on two cores
 RANKED, RANKING_S = 4, 60.0  # samples and seconds for measuring layers one by one; at least one goes through each
 LEAST_GAIN = 0.01  # of the layers' mean: what a layer is taken to gain in INT8 where the profile shows less
+
+
+def reach(
+    out: Path,  # noqa: ARG001 - a stage writes into it; this one has nothing to write
+    fp32: Graph,
+    int8: Graph,
+    recipe: Recipe,
+    calibration: Path,
+    margins_db: Sequence[float],
+    threads: int,
+) -> Reached:
+    """Return by which of the margins the INT8 graph passes as it is, on a folder of one-sample `.npz` files."""
+    with _trials(fp32, int8, recipe, calibration, threads) as trial:
+        whole = trial.both.nodes
+        passed_by = [margin for margin in margins_db if trial.passes(whole, tightened(recipe.limit("int8"), margin))]
+        return Reached(decibels(trial.noise(whole)), max(passed_by, default=None), len(whole))
+
+
+def rank(out: Path, fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int) -> Ranked:
+    """Return every quantized layer with the error that it causes alone and its milliseconds in float and in INT8."""
+    with _trials(fp32, int8, recipe, calibration, threads, RANKED) as trial:
+        errors = alone(trial.both, trial.samples, trial.reference, RANKING_S)
+    return Ranked(errors, profile(out, fp32, int8, recipe.inputs))
 
 
 def repair(
@@ -37,30 +64,23 @@ def repair(
     fp32: Graph,
     int8: Graph,
     ranges: Ranges,
+    ranked: Ranked,
     recipe: Recipe,
     calibration: Path,
     margin_db: float,
     threads: int,
 ) -> Repaired:
-    """Return `int8` where it passes as it is, else one with layers in float that does, else none.
-
-    `calibration` is a folder of one-sample `.npz` files.
-    """
-    samples = list(islice(read(calibration), SAMPLES))
+    """Return the INT8 graph with as many layers in float as it takes to pass, none where no layer may stay in INT8."""
+    errors, times = ranked.errors, ranked.times
+    gains = _gains(times, tuple(errors))
+    order = sorted(errors, key=lambda node: -errors[node] / gains[node])
     limit = tightened(recipe.limit("int8"), margin_db)
-    with switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads) as both:
-        trial = _Trial(both, samples, recipe, limit)
-        before = decibels(trial.noise(both.nodes))
-        if trial.passes(both.nodes):
-            return Repaired(int8, Repair((), len(both.nodes), before, before, 1.0))
-        errors = alone(both, samples[:RANKED], trial.reference, RANKING_S)
-        times = profile(out, fp32, int8, recipe.inputs)
-        gains = _gains(times, both.nodes)
-        order = sorted(both.nodes, key=lambda node: -errors[node] / gains[node])
-        count = trial.fewest(order, _predicted([errors[node] for node in order], trial.noise(both.nodes), limit))
-        taken = order[:count]
-        after = decibels(trial.noise(order[count:]))
-    done = Repair(tuple(taken), len(order), before, after, _slower(times, taken))
+    with _trials(fp32, int8, recipe, calibration, threads) as trial:
+        before = trial.noise(order)
+        count = trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit))
+        after = trial.noise(order[count:])
+    taken = order[:count]
+    done = Repair(tuple(taken), len(order), decibels(before), decibels(after), _slower(times, taken))
     if count == len(order):
         return Repaired(None, done)
     kept = [Keep(glob.escape(node), _reason(errors[node], times.get(node))) for node in taken]
@@ -79,34 +99,46 @@ def tightened(limit: Limit, margin_db: float) -> Limit:
     )
 
 
-class _Trial:
+@contextmanager
+def _trials(
+    fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int, most: int = SAMPLES
+) -> Iterator["_Trials"]:
+    """Give both forms of the graph, opened, with as many calibration samples as a trial has the time for."""
+    affordable = int(TRIAL_MACS // max(1, sum(macs(fp32.path).values())))
+    samples = list(islice(read(calibration), min(most, max(LEAST_SAMPLES, affordable))))
+    with switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads) as both:
+        yield _Trials(both, samples, recipe)
+
+
+class _Trials:
     """Runs sets of layers in INT8 and judges them against the float graph."""
 
-    def __init__(self, both: Switched, samples: Sequence[Sample], recipe: Recipe, limit: Limit) -> None:
-        self.both, self.samples, self.task, self.limit = both, samples, recipe.task, limit
+    def __init__(self, both: Switched, samples: Sequence[Sample], recipe: Recipe) -> None:
+        self.both, self.samples, self.task = both, samples, recipe.task
         self.reference = answers(both, samples, ())
-        self._seen: dict[frozenset[str], tuple[bool, float]] = {}
+        self._seen: dict[frozenset[str], tuple[tuple[Drift, ...], float]] = {}
 
-    def passes(self, int8: Sequence[str]) -> bool:
-        return self._look(int8)[0]
+    def passes(self, int8: Sequence[str], limit: Limit) -> bool:
+        """Whether the graph with these layers in INT8 keeps to a limit."""
+        return passed(judge(self._look(int8)[0], limit))
 
     def noise(self, int8: Sequence[str]) -> float:
+        """Return the noise over signal of the outputs with these layers in INT8."""
         return self._look(int8)[1]
 
-    def fewest(self, order: Sequence[str], predicted: int) -> int:
+    def fewest(self, order: Sequence[str], limit: Limit, predicted: int) -> int:
         """Return the least number of layers, from the front of `order`, without which the others pass."""
         least, most = 0, max(1, predicted)  # 0 is known to fail
-        while most < len(order) and not self.passes(order[most:]):
+        while most < len(order) and not self.passes(order[most:], limit):
             least, most = most, min(len(order), most + max(1, most // 3))
         counts = range(least + 1, most + 1)
-        return counts[bisect.bisect_left(counts, True, key=lambda n: n == most or self.passes(order[n:]))]
+        return counts[bisect.bisect_left(counts, True, key=lambda n: n == most or self.passes(order[n:], limit))]
 
-    def _look(self, int8: Sequence[str]) -> tuple[bool, float]:
+    def _look(self, int8: Sequence[str]) -> tuple[tuple[Drift, ...], float]:
         key = frozenset(int8)
         if key not in self._seen:
             got = answers(self.both, self.samples, key)
-            verdicts = judge(measure(self.reference, got, self.task), self.limit)
-            self._seen[key] = passed(verdicts), noise(self.reference, got)
+            self._seen[key] = measure(self.reference, got, self.task), noise(self.reference, got)
         return self._seen[key]
 
 

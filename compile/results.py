@@ -183,6 +183,24 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """How an INT8 graph does as it is on calibration samples: the output's ratio in dB, the largest margin by which it
+    passes (None: by none that was asked for), and how many of its layers are quantized."""
+
+    sqnr_db: float
+    margin_db: float | None
+    layers: int
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """By quantized node: the output's noise over signal with only it in INT8; and milliseconds in float and INT8."""
+
+    errors: Mapping[str, float]
+    times: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Repaired:
     """The INT8 graph after repair, None where no layer may stay in INT8, and what it took (see evidence.Repair)."""
 

@@ -11,7 +11,9 @@ from onnx import helper, numpy_helper
 from deploy_compile import onnx_graph, repair
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph, Ranges, Repaired
+from deploy_compile.results import Graph, Ranges, Ranked, Reached, Repaired
+from deploy_compile.sensitivity import noise
+from deploy_compile.switches import Answers
 from deploy_recipes.recipe import Classes, Features, Keep, Limit, Recipe, Task
 from deploy_runtime.spec import Tensor
 from tests import toys
@@ -68,18 +70,48 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graph, Graph, 
 
 
 def repaired(
-    out: Path, made: tuple[Path, Graph, Graph, Ranges], limit: Limit, margin_db: float = 1.0, task: Task | None = None
+    out: Path, made: tuple[Path, Graph, Graph, Ranges], asked: Recipe | Limit, margin_db: float = 1.0
 ) -> Repaired:
     folder, fp32, int8, ranges = made
-    asked = recipe(limit, task or Features())
-    return repair.repair(out, fp32, int8, ranges, asked, folder / "samples", margin_db, 1)
+    asked = recipe(asked, Features()) if isinstance(asked, Limit) else asked
+    return repair.repair(out, fp32, int8, ranges, ranked(out, made, asked), asked, folder / "samples", margin_db, 1)
 
 
-def test_a_graph_that_passes_is_handed_on_as_it_is(tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges]) -> None:
-    found = repaired(tmp_path, made, Limit(sqnr_db=5.0))
-    assert found.graph == made[2]
-    assert (found.repair.taken, found.repair.slower) == ((), 1.0)
+def ranked(out: Path, made: tuple[Path, Graph, Graph, Ranges], asked: Recipe) -> Ranked:
+    folder, fp32, int8, _ = made
+    return repair.rank(out, fp32, int8, asked, folder / "samples", 1)
+
+
+@pytest.mark.parametrize(("spare_db", "margin_db"), [(7.0, 6.0), (4.0, 3.0), (1.0, 0.0), (-1.0, None)])
+def test_a_graph_reaches_the_largest_margin_that_it_has_to_spare(
+    tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges], spare_db: float, margin_db: float | None
+) -> None:
+    folder, fp32, int8, _ = made
+
+    def reached(limit_db: float) -> Reached:
+        asked = recipe(Limit(sqnr_db=limit_db), Features())
+        return repair.reach(tmp_path, fp32, int8, asked, folder / "samples", (0.0, 3.0, 6.0), 1)
+
+    whole = reached(0.0).sqnr_db
+    assert reached(whole - spare_db) == Reached(whole, margin_db, LAYERS)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_network_is_tried_on_fewer_samples(
+    tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    asked = recipe(Limit(sqnr_db=5.0), Features())
+
+    def counted(reference: Answers, got: Answers) -> float:
+        seen.append(len(reference["t5"]))
+        return noise(reference, got)
+
+    monkeypatch.setattr(repair, "noise", counted)
+    for macs in (repair.TRIAL_MACS / 6, repair.TRIAL_MACS):
+        monkeypatch.setattr(repair, "macs", lambda _, macs=macs: {"one": int(macs)})
+        repair.reach(tmp_path, made[1], made[2], asked, made[0] / "samples", (0.0,), 1)
+    assert seen == [6, repair.LEAST_SAMPLES]
 
 
 def test_the_worst_layer_goes_back_and_the_graph_says_why(
@@ -131,7 +163,7 @@ def test_where_nothing_may_stay_there_is_no_graph(tmp_path: Path, made: tuple[Pa
 
 
 def test_decisions_count_too(tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges]) -> None:
-    strict = repaired(tmp_path, made, Limit(agreement=0.9), task=Classes(8))
+    strict = repaired(tmp_path, made, recipe(Limit(agreement=0.9), Classes(8)))
     assert strict.repair.taken
     assert strict.graph is not None
 
@@ -151,7 +183,7 @@ def test_layers_kept_by_the_recipe_stay_kept(tmp_path: Path, made: tuple[Path, G
     asked = replace(recipe(Limit(sqnr_db=20.0), Features()), keep_float=(Keep("/layer0/*", "the stem"),))
     (tmp_path / "plain").mkdir()
     plain = quantize(tmp_path / "plain", fp32, ranges, asked.keep_float)
-    found = repair.repair(tmp_path, fp32, plain, ranges, asked, folder / "samples", 1.0, 1)
+    found = repaired(tmp_path, (folder, fp32, plain, ranges), asked)
     assert found.graph is not None
     assert found.graph.kept_float["/layer0/Conv"] == "the stem"
     assert BAD in found.repair.taken
