@@ -50,7 +50,9 @@ def build(
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
         raise _refusal([parser.get_error(index) for index in range(parser.num_errors)])
-    plan = builder.build_serialized_network(network, _config(trt, builder, inputs, batch, compute_capabilities))
+    plan = builder.build_serialized_network(
+        network, _config(trt, builder, network, inputs, batch, compute_capabilities)
+    )
     if plan is None:
         told = " ".join(log.errors[:SHOWN_ERRORS]) or "it gave no reason"
         raise Refused(f"TensorRT-RTX could not compile the graph: {told}", "Another backend, or --fp16, may take it.")
@@ -64,15 +66,19 @@ def build(
     return engine, tuple(Layer(node, op, found[node]) for node, op in nodes.items() if node in found)
 
 
-def _config(trt: Any, builder: Any, inputs: Sequence[Tensor], batch: Batch, compute_capabilities: Sequence[str]) -> Any:
+def _config(
+    trt: Any, builder: Any, network: Any, inputs: Sequence[Tensor], batch: Batch, compute_capabilities: Sequence[str]
+) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.num_compute_capabilities = len(compute_capabilities)
     for index, name in enumerate(compute_capabilities):
         config.set_compute_capability(_compute_capability(trt, name), index)
     profile = builder.create_optimization_profile()
+    frames_open = {value.name for value in map(network.get_input, range(network.num_inputs)) if -1 in value.shape[1:]}
     for tensor in inputs:
-        profile.set_shape(tensor.name, tensor.at(batch.least), tensor.at(batch.best), tensor.at(batch.most))
+        least = tensor.of_frames(1) if tensor.name in frames_open else tensor  # a stream's steps, up to a whole clip
+        profile.set_shape(tensor.name, least.at(batch.least), tensor.at(batch.best), tensor.at(batch.most))
     config.add_optimization_profile(profile)
     return config
 

@@ -32,7 +32,7 @@ class Canaries:
 
 def canaries(out: Path, graph: Graph, recipe: Recipe) -> Canaries:  # noqa: ARG001 - a stage; it writes nothing
     """Run the canaries. Raises GateError where a sample's answer depends on its neighbours or its place."""
-    samples = [synthetic.sample(recipe, SEED, i) for i in range(BATCH)]
+    samples = [synthetic.sample(recipe, SEED, i, carried=True) for i in range(BATCH)]
     session = _session(graph.path)
     together = _run(session, samples)
     for tensor in recipe.outputs:

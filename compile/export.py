@@ -20,6 +20,7 @@ from deploy_compile import load, onnx_graph, synthetic
 from deploy_compile.results import Graph, Loaded
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError
+from deploy_runtime.spec import Tensor
 
 OPSET = 19  # the first whose QuantizeLinear takes fp16 scales, and one that TensorRT 10.3 still reads
 IR_VERSION = 10  # the newest that TensorRT 10.3's parser and ONNX Runtime 1.18 read
@@ -32,7 +33,7 @@ KNOWN: tuple[tuple[str, type[Warning]], ...] = (
     (".*torch.jit.*is deprecated", DeprecationWarning),
     ("Constant folding - Only steps=1", UserWarning),  # of a pad: onnxsim folds it
     ("Exporting a model to ONNX with a batch_size other than 1", UserWarning),  # recurrent nets: the canaries look
-    ("# The axis name: batch will not be used", UserWarning),  # all inputs share it
+    ("# The axis name: (batch|time) will not be used", UserWarning),  # all inputs share it
     ("", TracerWarning),
 )
 EXPORTERS = ("torchscript", "dynamo")
@@ -77,7 +78,7 @@ def describe(path: Path, recipe: Recipe, precision: str = "fp32") -> Graph:
         ("inputs", recipe.inputs, model.graph.input),
         ("outputs", recipe.outputs, model.graph.output),
     ):
-        wanted = [(tensor.name, tuple(tensor.shape)) for tensor in promised]
+        wanted = [(tensor.name, recipe.graph_shape(tensor)) for tensor in promised]
         found = [(value.name, _shape(value)) for value in given]
         if wanted != found:
             raise ValueError(f"the graph's {kind} are {found}, not {wanted}")
@@ -112,7 +113,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 def _examples(recipe: Recipe) -> tuple[torch.Tensor, ...]:
     """Return one example for each input: distinct objects with distinct contents, none of them zero."""
-    sample = synthetic.sample(recipe, EXAMPLE_SEED, 0)
+    sample = synthetic.sample(recipe, EXAMPLE_SEED, 0, carried=True)
     examples = tuple(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs)
     if len({id(tensor) for tensor in examples}) != len(examples) or not all(tensor.any() for tensor in examples):
         raise ValueError("example inputs must be distinct tensors with contents other than zero")
@@ -145,14 +146,16 @@ def _write(net: nn.Module, examples: tuple[torch.Tensor, ...], recipe: Recipe, e
     if exporter == "dynamo":
         two = tuple(torch.cat([tensor, tensor.flip(-1)]) for tensor in examples)  # a batch of 1 is specialised
         dims = tuple(
-            {0: torch.export.Dim("batch", min=1)} if _symbolic(tensor.shape) else None for tensor in recipe.inputs
+            {axis: torch.export.Dim(name, min=1) for axis, name in _open(recipe, tensor).items()} or None
+            for tensor in recipe.inputs
         )
         torch.onnx.export(
             net, two, path, input_names=names[0], output_names=names[1], opset_version=OPSET, dynamo=True,
             dynamic_shapes=dims, external_data=False, verbose=False,
         )  # fmt: skip
         return
-    axes = {tensor.name: {0: "batch"} for tensor in (*recipe.inputs, *recipe.outputs) if _symbolic(tensor.shape)}
+    tensors = (*recipe.inputs, *recipe.outputs)
+    axes = {tensor.name: found for tensor in tensors if (found := _open(recipe, tensor))}
     torch.onnx.export(
         net, examples, str(path), input_names=names[0], output_names=names[1], opset_version=OPSET, dynamo=False,
         dynamic_axes=axes, do_constant_folding=True,
@@ -167,13 +170,17 @@ def _pack(scratch: Path, path: Path, recipe: Recipe) -> None:
     """
     model = onnx.load(scratch / "raw.onnx")
     for tensor, value in zip(recipe.outputs, model.graph.output, strict=True):
-        for promised, dim in zip(tensor.shape, value.type.tensor_type.shape.dim, strict=False):
+        for promised, dim in zip(recipe.graph_shape(tensor), value.type.tensor_type.shape.dim, strict=False):
             if isinstance(promised, int) and dim.HasField("dim_param"):
                 dim.dim_value = promised
+            elif isinstance(promised, str):
+                dim.dim_param = promised
     for file in scratch.iterdir():
         file.unlink()
     scratch.rmdir()
     model.ir_version = min(model.ir_version, IR_VERSION)
+    if recipe.streams:
+        onnx_graph.set_clip_frames(model, recipe.frames)
     save(model, path)
 
 
@@ -195,8 +202,9 @@ def _other(exporter: str) -> str:
     return next(name for name in EXPORTERS if name != exporter)
 
 
-def _symbolic(shape: Sequence[int | str]) -> bool:
-    return any(isinstance(dim, str) for dim in shape)
+def _open(recipe: Recipe, tensor: Tensor) -> dict[int, str]:
+    """Return the name of each axis of a tensor that has no fixed length in the graph."""
+    return {axis: dim for axis, dim in enumerate(recipe.graph_shape(tensor)) if isinstance(dim, str)}
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:

@@ -24,6 +24,8 @@ _LINE = re.compile(
     r"Outputs: \[(?P<outputs>.*)\], TacticName: .*?, StreamId: \d+(?:, EventId: \d+)?"
     r"(?:, JumpTarget\w*: [^,]*)*, Metadata: ?(?P<metadata>.*)"
 )
+# A number that the host computes from an open time axis and hands to the GPU: no node's arithmetic.
+_SHAPE = re.compile(r"Name: \[ShapeHostToDeviceCopy \d+\], LayerType: ShapeHostToDevice, .*, Metadata: ?")
 _TENSOR = re.compile(r"Dimensions: \[([\d,-]*)\],.*?Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
@@ -50,7 +52,7 @@ def rows(messages: Iterable[str]) -> tuple[Row, ...]:
         raise ValueError("the build log holds no layer table: was it built at detailed profiling verbosity?")
     text = tables[-1]
     body = text[text.index(START) + len("Layers:\n") :].split("\n\n", 1)[0]
-    return tuple(_row(line) for line in body.split("\n"))
+    return tuple(_row(line) for line in body.split("\n") if not _SHAPE.fullmatch(line))
 
 
 def _row(line: str) -> Row:

@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 DATA_INPUTS = 2  # of a heavy node: what it multiplies; the third is the bias and stays float
 MOST_BYTES = 2**31 - 2**24  # of one protobuf file; the margin is for what checker and shape inference add
+CLIP_FRAMES = "clip_frames"  # the key of that metadata entry
 SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the graph file, where shape inference sees them
 
 
@@ -103,8 +104,19 @@ def array(tensor: TensorProto) -> np.ndarray:
     return numpy_helper.to_array(tensor)
 
 
+def clip_frames(model: onnx.ModelProto) -> int:
+    """Return how many frames a clip of the network has where the graph's time axis is open; 1 where it is not."""
+    return next((int(entry.value) for entry in model.metadata_props if entry.key == CLIP_FRAMES), 1)
+
+
+def set_clip_frames(model: onnx.ModelProto, frames: int) -> None:
+    """Note in the graph how many frames a clip has."""
+    onnx.helper.set_model_props(model, {CLIP_FRAMES: str(frames)})
+
+
 def inferred(model: onnx.ModelProto, batch: int | None = None) -> dict[str, tuple[int, tuple[int | None, ...]]]:
-    """Return element type and shape of every tensor, with symbolic axes of the inputs set to `batch` where given.
+    """Return element type and shape of every tensor, with the inputs' batch axes at `batch` and an open time axis at a
+    clip's length where `batch` is given.
 
     An axis that inference leaves open is None. Weights may be absent (`load_external_data=False`).
     """
@@ -115,7 +127,7 @@ def inferred(model: onnx.ModelProto, batch: int | None = None) -> dict[str, tupl
         for value in bare.graph.input:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.HasField("dim_param"):
-                    dim.dim_value = batch
+                    dim.dim_value = batch if dim.dim_param == "batch" else clip_frames(model)
         for value in bare.graph.output:
             value.type.tensor_type.ClearField("shape")
     for tensor in bare.graph.initializer:

@@ -38,11 +38,14 @@ from deploy_compile.results import (
     Samples,
     Saturation,
     Speeds,
+    Streamed,
+    StreamParity,
 )
 from deploy_compile.samples import collect
 from deploy_compile.saturation import saturation, symptoms
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
+from deploy_compile.stream_parity import stream_parity, stream_reference, verdicts
 from deploy_compile.targets import Target, candidates, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Evaluation, Precision, Repair
@@ -120,7 +123,8 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     ranges = run(calibrate, fp32, samples.calibration, options.algorithm, threads) if options.asked else None
     if ranges is not None and options.int8 and not samples.provenance.synthetic:
         samples = warned(samples, run(saturation, fp32, ranges, samples.held_out, threads))
-    seen = Seen(recipe, options, samples, torch, fp32, ranges)
+    streamed = run(stream_reference, loaded, recipe, fp32, samples, threads) if recipe.streams else None
+    seen = Seen(recipe, options, samples, torch, fp32, ranges, streamed)
     graphs = [fp32]
     if ranges is not None and options.fp16:
         graphs.append(run(cast, fp32, ranges, "fp16"))
@@ -167,6 +171,7 @@ class Seen:
     torch: Reference
     fp32: Graph
     ranges: Ranges | None
+    streamed: Streamed | None
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,12 @@ def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[W
     for engine, graph in zip(engines, sources, strict=True):
         audited = run(audit, fp32, engine, graph.kept_float)
         drifts = run(parity, engine, graph, recipe, seen.samples, seen.torch, options.batch, options.threads)
-        tried.append(Tried(engine, judged(recipe, seen.torch, engine, audited, drifts)))
+        row = judged(recipe, seen.torch, engine, audited, drifts)
+        if seen.streamed is not None and row.status == "passed":
+            row = over_time(
+                recipe, row, run(stream_parity, engine, recipe, seen.streamed, options.batch, options.threads)
+            )
+        tried.append(Tried(engine, row))
     return tried
 
 
@@ -248,12 +258,12 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
     if engine.file is None:
         return row
     limit = recipe.limit(engine.precision)
-    verdicts = judge(drifts.drift, limit, torch.fp64_distance)
+    found = judge(drifts.drift, limit, torch.fp64_distance)
     row = replace(
         row,
         coverage=audited.coverage,
         drift=drifts.drift,
-        verdicts=verdicts,
+        verdicts=found,
         emulated=drifts.emulated,
         golden=drifts.golden,
     )
@@ -263,7 +273,20 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
         return replace(row, status="rejected", reason=f"not in {engine.precision}: {shown}{more}")
     if drifts.status not in ("passed", "built_not_run"):
         return replace(row, status=drifts.status, reason=drifts.reason)
-    failed = [f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in verdicts if not v.passed]
+    return failing(row)
+
+
+def over_time(recipe: Recipe, row: Candidate, found: StreamParity) -> Candidate:
+    """The row of a candidate that passed clip by clip, judged as a stream too."""
+    if found.status != "passed":
+        return replace(row, status=found.status, reason=found.reason)
+    judged_too = (*row.verdicts, *verdicts(found.drift, recipe.limit(row.precision)))
+    return failing(replace(row, stream=found.drift, verdicts=judged_too))
+
+
+def failing(row: Candidate) -> Candidate:
+    """The row, failed where one of its verdicts is not passed."""
+    failed = [f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in row.verdicts if not v.passed]
     return replace(row, status="failed", reason="; ".join(failed)) if failed else row
 
 

@@ -19,6 +19,8 @@ WORDS = {
     "canaries": "check the batch axis",
     "calibrate": "measure every tensor's range",
     "quantize": "write the INT8 graph",
+    "stream_reference": "run PyTorch through a film",
+    "stream_parity": "step through the film",
     "reach": "see whether INT8 passes as it is",
     "rank": "measure every INT8 layer alone",
     "repair": "take layers back to float until INT8 passes",

@@ -11,7 +11,6 @@ from typing import Any
 
 from deploy_compile.results import Graph
 from deploy_recipes.recipe import Recipe
-from deploy_runtime.spec import Tensor
 
 LEAST_OPSET = 19  # the first with fp16 scales in QuantizeLinear and DequantizeLinear
 MOST_IR = 10  # what ONNX Runtime 1.19 to 1.31 and the TensorRT 10.3 parser read
@@ -55,16 +54,13 @@ def _interface_faults(args: Sequence[Any], result: Graph) -> list[str]:
     found = interface(result.path)
     for given in args:
         if isinstance(given, Recipe):
-            wanted = tuple(_plain(tensor) for tensor in (*given.inputs, *given.outputs))
+            tensors = (*given.inputs, *given.outputs)
+            wanted = tuple((tensor.name, tensor.dtype, given.graph_shape(tensor)) for tensor in tensors)
             return [] if found == wanted else [f"inputs and outputs are {found}, the recipe says {wanted}"]
         if isinstance(given, Graph):
             wanted = interface(given.path)
             return [] if found == wanted else [f"inputs and outputs are {found}, were {wanted}"]
     return []
-
-
-def _plain(tensor: Tensor) -> tuple[str, str, tuple[int | str, ...]]:
-    return tensor.name, tensor.dtype, tensor.shape
 
 
 def interface(path: Path) -> tuple[tuple[str, str, tuple[int | str, ...]], ...]:

@@ -21,6 +21,7 @@ from deploy_runtime.evidence import (
     Repair,
     Speed,
     Status,
+    StreamDrift,
     candidate_name,
 )
 
@@ -146,7 +147,7 @@ class LayerError:
     without_db: float
 
 
-def module_path(layer: LayerError) -> str:
+def module_path(layer: "LayerError | Layer") -> str:
     """Return the PyTorch module that an ONNX node was traced from, as `named_modules` writes it.
 
     `/features/features.1/features.1.0/block/block.0/Conv` is `features.1.0.block.0`: the TorchScript exporter repeats
@@ -252,6 +253,26 @@ class Parity:
     reason: str
     emulated: bool = False
     golden: tuple[Drift, ...] = ()
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """PyTorch carried through a film: its frames, the answers to them, a state other than the initial one with a clip,
+    and the answers to those. `.npz` files by tensor name."""
+
+    film: Path
+    answers: Path
+    carried: Path
+    resumed: Path
+
+
+@dataclass(frozen=True)
+class StreamParity:
+    """The drift of one candidate as a stream, or why it could not be measured."""
+
+    drift: tuple[StreamDrift, ...]
+    status: Status
+    reason: str
 
 
 @dataclass(frozen=True)

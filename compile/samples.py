@@ -123,7 +123,7 @@ def of_file(path: Path, recipe: Recipe, most: int) -> Iterator[Sample]:
             yield _prepared(window, recipe, path)
         return
     held = media.arrays(path)
-    names = [tensor.name for tensor in recipe.inputs]
+    names = [tensor.name for tensor in recipe.data_inputs]
     if len(held) == 1 and len(names) == 1:
         held = {names[0]: next(iter(held.values()))}
     if set(held) != set(names):
@@ -144,16 +144,16 @@ def _prepared(frames: media.Frames, recipe: Recipe, path: Path) -> Sample:
             "State `preprocess` in the recipe, or give ready float32 arrays as .npz.",
         )
     try:
-        made = prepare_inputs(frames, recipe.preprocess, recipe.inputs)
+        made = prepare_inputs(frames, recipe.preprocess, recipe.data_inputs)
     except DeployError as error:
         raise DeployError(f"{path}: {error.message}", error.fix) from error
-    return {name: array[None] for name, array in made.items()}
+    return at_start({name: array[None] for name, array in made.items()}, recipe)
 
 
 def _ready(held: dict[str, media.Array], recipe: Recipe, path: Path) -> Iterator[Sample]:
     """Yield samples that are already as the network takes them: one, or several along a batch axis."""
     batched = {}
-    for tensor in recipe.inputs:
+    for tensor in recipe.data_inputs:
         value, shape = held[tensor.name], tensor.at(1)[1:]
         value = value[None] if value.shape == shape else value
         if value.shape[1:] != shape or len(value) == 0 or value.dtype != np.dtype(tensor.dtype):
@@ -169,7 +169,15 @@ def _ready(held: dict[str, media.Array], recipe: Recipe, path: Path) -> Iterator
     if len(lengths) != 1:
         raise DeployError(f"{path}: its arrays hold {sorted(lengths)} samples", "Give each input as many samples.")
     for place in range(lengths.pop()):
-        yield {name: np.ascontiguousarray(value[place : place + 1]) for name, value in batched.items()}
+        yield at_start(
+            {name: np.ascontiguousarray(value[place : place + 1]) for name, value in batched.items()}, recipe
+        )
+
+
+def at_start(sample: Sample, recipe: Recipe) -> Sample:
+    """Return a sample with the state that a stream has before its first frame."""
+    shapes = {tensor.name: tensor.at(1) for tensor in recipe.inputs}
+    return sample | {s.input: np.full(shapes[s.input], s.initial, np.float32) for s in recipe.state}
 
 
 def _synthetic(recipe: Recipe, seed: int, count: int) -> Iterator[Sample]:

@@ -41,8 +41,9 @@ def simplify(out: Path, graph: Graph) -> Graph:
     if graph.path.with_name(f"{graph.path.name}.data").exists():
         norms = _simplify_large(graph.path, path)
     else:
-        model, _ = onnxsim.simplify(onnx.load(graph.path), skipped_optimizers=SKIPPED)
-        norms = _tidy(model)
+        raw = onnx.load(graph.path)
+        model, _ = onnxsim.simplify(raw, skipped_optimizers=SKIPPED)
+        norms = _tidy(model, raw)
         save(model, path)
     _same_answers(graph.path, path, MOST_RELATIVE_NORMS if norms else MOST_RELATIVE)
     nodes = onnx.load(path, load_external_data=False).graph.node
@@ -62,14 +63,16 @@ def _simplify_large(raw: Path, path: Path) -> int:
         written = Path(folder) / "graph.onnx"
         onnxsim.simplify(str(raw), output_path=str(written), skipped_optimizers=SKIPPED)
         model = onnx.load(written)
-    norms = _tidy(model)
+    norms = _tidy(model, onnx.load(raw, load_external_data=False))
     save(model, path)
     return norms
 
 
-def _tidy(model: onnx.ModelProto) -> int:
-    """Turn Constant nodes that hold tensors into initializers, drop what onnxsim noted, name every node, and run our
-    own passes; return how many norms were split."""
+def _tidy(model: onnx.ModelProto, raw: onnx.ModelProto) -> int:
+    """Turn Constant nodes that hold tensors into initializers, put back what `raw` noted instead of onnxsim, name every
+    node, and run our own passes; return how many norms were split."""
+    del model.metadata_props[:]
+    model.metadata_props.extend(raw.metadata_props)
     kept = []
     for node in model.graph.node:
         value = next((item.t for item in node.attribute if item.name == "value"), None)
@@ -82,7 +85,6 @@ def _tidy(model: onnx.ModelProto) -> int:
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    del model.metadata_props[:]
     name_nodes(model)
     split_means(model)
     split_qkv(model)

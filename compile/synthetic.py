@@ -27,9 +27,10 @@ PLAIN_RANGE = (-2.2, 2.6)  # of normalised 8-bit images, where the recipe states
 Array = NDArray[np.float32]
 
 
-def sample(recipe: Recipe, seed: int, index: int) -> dict[str, Array]:
+def sample(recipe: Recipe, seed: int, index: int, carried: bool = False) -> dict[str, Array]:
     """Return sample `index` of the series `seed`: every input of the recipe by name, with a batch axis of 1.
 
+    State is what it is before the first frame, or with `carried` some other, as in the middle of a stream.
     Pathways look at one clip: the longest of them is drawn, and the others take their frames of it.
     """
     pathways = {} if recipe.preprocess is None else recipe.preprocess.pathways
@@ -39,8 +40,11 @@ def sample(recipe: Recipe, seed: int, index: int) -> dict[str, Array]:
         axis = longest.layout.index("T")
         frames = {name: sample_uniformly(clip.shape[axis], count) for name, count in pathways.items()}
         return {tensor.name: np.ascontiguousarray(clip.take(frames[tensor.name], axis)) for tensor in recipe.inputs}
+    before = {} if carried else {state.input: state.initial for state in recipe.state}
     return {
-        tensor.name: _fill(
+        tensor.name: np.full(tensor.at(1), before[tensor.name], np.float32)
+        if tensor.name in before
+        else _fill(
             tensor,
             recipe.preprocess,
             np.random.default_rng([SCENE_SEED, index % SCENES, place]),

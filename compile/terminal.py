@@ -233,7 +233,7 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
         table.add_row(f"[bold]{family}[/]")
         for recipe in recipes:
             if recipe.family == family:
-                takes, gives = ("\n".join(map(_short, tensors)) for tensors in (recipe.inputs, recipe.outputs))
+                takes, gives = ("\n".join(map(_short, tensors)) for tensors in (recipe.data_inputs, recipe.data_outputs))
                 table.add_row(f"  {recipe.name}", f"{recipe.parameters / 1e6:.1f} M", takes, gives)
     return table
 
@@ -249,13 +249,16 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
     console.print(f"[bold]{recipe.name}[/]{also}  {recipe.family} family, {recipe.parameters:,} parameters")
     console.print(escape(recipe.source), highlight=False)
     rows: list[tuple[str, str]] = []
-    rows += [("input", f"{tensor_text(tensor)} {tensor.dtype} {tensor.layout}") for tensor in recipe.inputs]
+    rows += [("input", f"{tensor_text(tensor)} {tensor.dtype} {tensor.layout}") for tensor in recipe.data_inputs]
     rows += [
-        ("output", f"{tensor_text(tensor)} {tensor.dtype}, {_meaning(tensor, recipe)}") for tensor in recipe.outputs
+        ("output", f"{tensor_text(tensor)} {tensor.dtype}, {_meaning(tensor, recipe)}")
+        for tensor in recipe.data_outputs
     ]
+    if recipe.streams:
+        rows.append(("state", f"{_carried(recipe)}, kept from chunk to chunk: model.stream()"))
     if recipe.preprocess:
         how = recipe.preprocess
-        each = "each of them: " if len(recipe.inputs) > 1 and not how.pathways else ""
+        each = "each of them: " if len(recipe.data_inputs) > 1 and not how.pathways else ""
         frames = f"{each}{how.frames} frames sampled uniformly, " if how.frames else each
         frames += "".join(f"{count} of them for {name}, " for name, count in how.pathways.items())
         side = f"short side to {how.short_side} px, " if how.short_side else ""
@@ -283,6 +286,13 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
         table.add_row(name, escape(text))
     console.print(table)
     console.print(f"compile it:  deploy-compile recipe {recipe.name} --int8", highlight=False)
+
+
+def _carried(recipe: Recipe) -> str:
+    """The state tensors of a network that streams: all of a few, of many the first and the last."""
+    names = {state.input for state in recipe.state}
+    texts = [tensor_text(tensor) for tensor in recipe.inputs if tensor.name in names]
+    return ", ".join(texts) if len(texts) <= 2 else f"{texts[0]} to {texts[-1]}, {len(texts)} of them"
 
 
 def _meaning(tensor: Tensor, recipe: Recipe) -> str:

@@ -66,6 +66,20 @@ def parse(temperature: float | None, ensemble: str | None, dropout: str | None) 
     return Uncertainty(1.0 if temperature is None else temperature, max(len(paths), 1), masks, rate), paths
 
 
+def options(said: str) -> list[str]:
+    """Return the options of the command that `Uncertainty.said` tells of, with placeholders for an ensemble's files."""
+    words: list[str] = []
+    for part in said.split(", "):
+        match part.split():
+            case ["temperature", value]:
+                words += ["--temperature", value]
+            case ["ensemble", "of", count] if count.isdecimal():
+                words += ["--ensemble", ",".join(f"MEMBER_{place + 1}.pt" for place in range(int(count)))]
+            case [count, "head-dropout", "masks", *rate]:
+                words += ["--mc-dropout", ":".join([count, *rate[-1:]])]
+    return words
+
+
 def fitted(recipe: Recipe, how: Uncertainty) -> Recipe:
     """Return a fitted recipe with the outputs, task and limits that it has then. Raises UsageError where it cannot."""
     if how == Uncertainty():
@@ -73,6 +87,11 @@ def fitted(recipe: Recipe, how: Uncertainty) -> Recipe:
     task, place = recipe.task, scores(recipe)
     if not how.spreads:
         return recipe
+    if recipe.streams:
+        raise UsageError(
+            f"{recipe.name} carries a state from chunk to chunk, and each member would need its own",
+            "Compile it for whole clips: --param streams=false.",
+        )
     given = recipe.outputs[place]
     others = ", ".join(tensor.name for tensor in recipe.outputs if tensor != given)
     if others:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FRAMES = 16  # document 001; 000 states none
 BACKBONES = {recipe.name: recipe for recipe in (*resnet.RECIPES, *efficientnet.RECIPES)}
+UNBUILT = ("frames", "size", "streams")  # values that change no layer: the pool adapts, the state is an argument
+CARRIED = {"lstm": ("h", "c"), "gru": ("h",)}  # by cell
+STREAMS = Param("streams", True, "carry the state from chunk to chunk, where the network looks at no later frame")
 _CELL = re.compile(r"(^|\.)(?:lstm|gru)\.(?=(?:weight|bias)_(?:ih|hh)_l\d)")
 
 
@@ -28,7 +31,7 @@ def network(cell: str, *, backbone: str, depth: int, channels: int, **values: An
     from deploy_recipes.networks.cnn_rnn import CNNRNN
 
     features = values.pop("features")
-    rest = {name: value for name, value in values.items() if name not in ("frames", "size")}  # any: the pool adapts
+    rest = {name: value for name, value in values.items() if name not in UNBUILT}
     return CNNRNN(*encoder(backbone, depth, channels), cell, gives_features=features, **rest)  # type: ignore[arg-type]
 
 
@@ -68,14 +71,15 @@ def fit(recipe: Recipe, values: Mapping[str, Any], backbone: str, scores: Tensor
         recipe,
         inputs=(Tensor("frames", ("batch", frames, channels, size, size), layout="NTCHW"),),
         outputs=(scores, vectors) if values["features"] else (scores,),
+        state=(),
         task=Classes(values["num_classes"], of=("logits",)),
         preprocess=replace(single, layout="TCHW", frames=frames),
         branch_ends=tuple(f"backbone.{end}" for end in image(backbone, depth=values["depth"]).branch_ends),
     )
 
 
-def shaped(recipe: Recipe, values: Mapping[str, Any], backbone: str = "") -> Recipe:
-    """Fit clip, classes and the outputs beside the logits; `backbone` is that of a recipe without such a parameter."""
+def shaped(cell: str, recipe: Recipe, values: Mapping[str, Any], backbone: str = "") -> Recipe:
+    """Fit clip, classes, state and the outputs beside the logits; `backbone`: of a recipe without such a parameter."""
     if values["attention"] and values.get("summary", "ends") != "ends":
         raise UsageError(
             f"--param summary={values['summary']} says how a clip is summed up, and attention=true sums it up",
@@ -83,14 +87,21 @@ def shaped(recipe: Recipe, values: Mapping[str, Any], backbone: str = "") -> Rec
         )
     frames, classes = values["frames"], values["num_classes"]
     clip = "summary" in values
+    streams = values["streams"] and not values["bidirectional"] and values.get("summary") != "mean"
     logits = Tensor(
         "logits", ("batch", classes) if clip else ("batch", frames, classes), layout="NC" if clip else "NTC"
     )
     fitted = fit(recipe, values, backbone or values["backbone"], logits)
     if not values["attention"]:
-        return fitted
+        return fitted.carrying(*state(cell, values)) if streams else fitted
     weights = Tensor("attention_weights", ("batch", frames), layout="NT")
     return replace(fitted, outputs=(logits, weights, *fitted.outputs[1:]))
+
+
+def state(cell: str, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Return what the recurrent layers carry from frame to frame."""
+    shape = ("batch", values["num_layers"], values["hidden_dim"])
+    return tuple(Tensor(name, shape, layout="NLC") for name in CARRIED[cell])
 
 
 def clip_params(num_classes: int, backbone: str) -> tuple[Param, ...]:
@@ -113,6 +124,7 @@ def rnn_params(*, bidirectional: bool) -> tuple[Param, ...]:
         Param("num_layers", 2, "recurrent layers", range(1, 17)),
         Param("bidirectional", bidirectional, "read the clip backwards too; not for streams"),
         Param("attention", False, "weigh the frames, give attention_weights too; not for streams"),
+        STREAMS,
     )
 
 
@@ -140,7 +152,7 @@ def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:
         parameters,
         (*clip_params(13, backbone), *rnn_params(bidirectional=False)),
         network=partial(network, cell, backbone=backbone),
-        shaped=partial(shaped, backbone=backbone),
+        shaped=partial(shaped, cell, backbone=backbone),
         twin=twin,
     )
 
@@ -153,7 +165,7 @@ def model(name: str, cell: str, parameters: int, params: tuple[Param, ...], **ch
         parameters=parameters,
         params=params,
         source=f"model documents on surgical skill and cataract phases; torchvision backbone, torch.nn.{cell.upper()}",
-        **{"network": partial(network, cell), **changed},
+        **{"network": partial(network, cell), "shaped": partial(shaped, cell), **changed},
     )
     return recipe.fitted(recipe.values({}))
 
@@ -169,7 +181,6 @@ CNN_RNN = Recipe(
     task=Classes(13),
     parameters=0,
     source="",
-    shaped=shaped,
     adapt=adapt,
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deploy_runtime.errors import UsageError
-from deploy_runtime.spec import Classes, DenseMap, Features, Limit, MultiLabel, Preprocess, Task, Tensor
+from deploy_runtime.spec import Classes, DenseMap, Features, Limit, MultiLabel, Preprocess, State, Task, Tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,9 +24,12 @@ __all__ = [
     "Param",
     "Preprocess",
     "Recipe",
+    "State",
     "Task",
     "Tensor",
 ]
+
+TIME = "time"  # the name of the time axis in the graph of a network that streams
 
 # The drift a recipe allows unless it says otherwise, with its reason. `fp64_ratio` holds beside `max_relative`:
 # where PyTorch itself is further than that from fp64 the net is ill-conditioned, and the ratio alone decides.
@@ -99,6 +102,7 @@ class Recipe:
     network(**params): the architecture as an `nn.Module`, randomly initialised; imports torch inside.
         Takes one positional tensor an input, in the order of `inputs`; gives a tensor, or a tuple as `outputs` says.
     inputs, outputs, preprocess, task, labels: for the default parameters.
+    state: what a causal network carries from chunk to chunk, among inputs and outputs; `streams` follows from it.
     shaped(recipe, params): the same recipe with inputs, outputs, task, preprocess fitted to the parameters; it may
         raise UsageError with the rule that a value breaks.
     branch_ends: globs over module names: the last normalisation of every residual branch. Seeded weights set its
@@ -132,7 +136,48 @@ class Recipe:
     keep_float: tuple[Keep, ...] = ()
     labels: tuple[str, ...] = ()
     exporter: str = "torchscript"
-    streams: bool = False
+    state: tuple[State, ...] = ()
+
+    @property
+    def streams(self) -> bool:
+        """Whether the network takes a clip in chunks, its state kept between; its graph's time axis is then open."""
+        return bool(self.state)
+
+    @property
+    def data_inputs(self) -> tuple[Tensor, ...]:
+        """The inputs that samples give: all but the state."""
+        carried = {state.input for state in self.state}
+        return tuple(tensor for tensor in self.inputs if tensor.name not in carried)
+
+    @property
+    def data_outputs(self) -> tuple[Tensor, ...]:
+        """The outputs but the state."""
+        carried = {state.output for state in self.state}
+        return tuple(tensor for tensor in self.outputs if tensor.name not in carried)
+
+    @property
+    def frames(self) -> int:
+        """How many frames a clip has; 1 for networks of images."""
+        return max(
+            (tensor.at(1)[tensor.layout.index("T")] for tensor in self.inputs if "T" in tensor.layout), default=1
+        )
+
+    def graph_shape(self, tensor: Tensor) -> tuple[int | str, ...]:
+        """Return the shape of an input or output in the graph, where the time axis of a stream has no fixed length."""
+        if not self.streams or "T" not in tensor.layout:
+            return tensor.shape
+        axis = tensor.layout.index("T")
+        return (*tensor.shape[:axis], TIME, *tensor.shape[axis + 1 :])
+
+    def carrying(self, *tensors: Tensor) -> "Recipe":
+        """Return the recipe of a network that also takes these tensors as state, and gives each as `NAME_next`."""
+        following = tuple(replace(tensor, name=f"{tensor.name}_next") for tensor in tensors)
+        return replace(
+            self,
+            inputs=(*self.inputs, *tensors),
+            outputs=(*self.outputs, *following),
+            state=tuple(State(tensor.name, after.name) for tensor, after in zip(tensors, following, strict=True)),
+        )
 
     def values(self, given: Mapping[str, str]) -> dict[str, Any]:
         """Read `--param` texts over the defaults. Raises UsageError for a name the recipe does not declare."""

@@ -21,14 +21,24 @@ def network(backbone: str, *, depth: int, channels: int, **values: Any) -> "nn.M
     from deploy_recipes.networks.tecno import TeCNO
 
     features = values.pop("features")
-    rest = {name: value for name, value in values.items() if name not in ("frames", "size")}  # any: the pool adapts
+    rest = {name: value for name, value in values.items() if name not in cnn_rnn.UNBUILT}
     return TeCNO(*cnn_rnn.encoder(backbone, depth, channels), gives_features=features, **rest)
 
 
 def shaped(backbone: str, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Fit clip, classes and features."""
     logits = Tensor("logits", ("batch", values["frames"], values["num_classes"]), layout="NTC")
-    return cnn_rnn.fit(recipe, values, backbone, logits)
+    fitted = cnn_rnn.fit(recipe, values, backbone, logits)
+    return fitted.carrying(*state(values)) if values["streams"] and values["causal"] else fitted
+
+
+def state(values: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Return the last inputs of every dilated layer, as many as it looks back."""
+    return tuple(
+        Tensor(f"state_s{stage}_l{layer}", ("batch", values["maps"], 2 ** (layer + 1)), layout="NCK")
+        for stage in range(1, values["num_stages"] + 1)
+        for layer in range(values["num_layers"])
+    )
 
 
 def model(backbone: str, parameters: int, *, depth: int) -> Recipe:
@@ -59,6 +69,7 @@ TECNO = Recipe(
         Param("num_layers", 8, "dilated layers of a stage: the last looks 2^num_layers frames back", range(1, 15)),
         Param("maps", 32, "channels of a stage", range(1, 2049)),
         Param("causal", True, "no frame's answer depends on a later frame; false is not for streams"),
+        cnn_rnn.STREAMS,
         Param("multi_scale", False, "classify the outputs of all layers side by side, not only their sum"),
     ),
     keep_float=(

@@ -7,7 +7,7 @@ and only prints so; here that is an error.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,6 +77,17 @@ class _Opened(Session):
             raise cannot_run("ONNX Runtime", error) from error
         return {name: np.asarray(answer) for name, answer in zip(self._outputs, answers, strict=True)}
 
+    def run_into(self, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
+        try:
+            binding = self._session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name, array in answers.items():
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+        except self._errors as error:
+            raise cannot_run("ONNX Runtime", error) from error
+
     def close(self) -> None:
         self._session = None
 
@@ -110,6 +121,9 @@ def _options(library: Any, inputs: Sequence[Tensor], batch: Batch, threads: int)
     if batch.fixed:
         for axis in sorted({dim for tensor in inputs for dim in tensor.shape if isinstance(dim, str)}):
             options.add_free_dimension_override_by_name(axis, batch.best)
+    timed = next((tensor for tensor in inputs if "T" in tensor.layout), None)
+    if timed is not None:  # the open time axis of a stream; a graph of clips has none of this name
+        options.add_free_dimension_override_by_name("time", timed.at(1)[timed.layout.index("T")])
     return options
 
 

@@ -6,7 +6,7 @@ Kernels are compiled at the first run; they are kept in the device's cache.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,22 +96,22 @@ class _Opened(Session):
             self._context.set_tensor_address(tensor.name, self._buffers[tensor.name])
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        runtime, batch = self._runtime, len(next(iter(inputs.values())))
+        batch = len(next(iter(inputs.values())))
+        answers = {tensor.name: np.empty(tensor.at(batch), tensor.dtype) for tensor in self._outputs}
+        self.run_into(inputs, answers)
+        return answers
+
+    def run_into(self, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
+        kinds = self._runtime.cudaMemcpyKind
         arrays = {tensor.name: np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs}
         for name, array in arrays.items():
             self._context.set_input_shape(name, array.shape)
-            self._copy(
-                self._buffers[name], array.ctypes.data, array.nbytes, runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-            )
+            self._copy(self._buffers[name], array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice)
         if not self._context.execute_async_v3(int(self._stream)):
             raise DeployError("TensorRT-RTX did not run the engine", "Verify the bundle on this machine.")
-        answers = {tensor.name: np.empty(tensor.at(batch), tensor.dtype) for tensor in self._outputs}
         for name, array in answers.items():
-            self._copy(
-                array.ctypes.data, self._buffers[name], array.nbytes, runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-            )
-        self._ask(runtime.cudaStreamSynchronize(self._stream))
-        return answers
+            self._copy(array.ctypes.data, self._buffers[name], array.nbytes, kinds.cudaMemcpyDeviceToHost)
+        self._ask(self._runtime.cudaStreamSynchronize(self._stream))
 
     def close(self) -> None:
         if self._context is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deploy_runtime.spec import Batch, Limit, Preprocess, Task, Tensor
+from deploy_runtime.spec import Batch, Limit, Preprocess, State, Task, Tensor
 
 Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16"]
@@ -43,6 +43,42 @@ class Drift:
     decisions: int = 0
     excused: int = 0
     finite: bool = True
+
+
+@dataclass(frozen=True)
+class PhaseDrift:
+    """How the classes of `frames` frames, as a sequence, differ from the reference's.
+
+    `agreement` is the share of equal frames; `edit_score` is 1 where the segments follow in the same order, down to 0;
+    `boundary_shift` the largest distance in frames of a boundary from the reference's; `false_switches` counts changes
+    of class that the reference does not make nearby, `missed_switches` the converse.
+    """
+
+    frames: int
+    agreement: float
+    edit_score: float
+    boundary_shift: int
+    false_switches: int
+    missed_switches: int
+
+
+@dataclass(frozen=True)
+class StreamDrift:
+    """How far one output lies from PyTorch's over a film of `frames` frames, the state carried on; ratios in dB.
+
+    `sqnr_db` over all of it, frame by frame; `first_db` and `last_db` over its first and last quarter; `chunks_db`
+    between single frames and longer chunks of the same engine; `resumed_db` over a clip from another state than the
+    initial one. `phases` where each frame is decided.
+    """
+
+    output: str
+    frames: int
+    sqnr_db: float
+    first_db: float
+    last_db: float
+    chunks_db: float
+    resumed_db: float
+    phases: PhaseDrift | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +154,7 @@ class Candidate:
     speed: Speed | None = None
     emulated: bool = False
     golden: tuple[Drift, ...] = ()
+    stream: tuple[StreamDrift, ...] = ()
 
     @property
     def name(self) -> str:
@@ -275,6 +312,19 @@ class Manifest:
     golden: Golden
     provenance: Provenance
     objective: Objective = "latency"
+    state: tuple[State, ...] = ()
     repairs: Mapping[str, Repair] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     files: tuple[File, ...] = field(default=())
+
+    @property
+    def data_inputs(self) -> tuple[Tensor, ...]:
+        """The inputs that whoever runs it gives: all but the state of a stream."""
+        carried = {state.input for state in self.state}
+        return tuple(tensor for tensor in self.inputs if tensor.name not in carried)
+
+    @property
+    def data_outputs(self) -> tuple[Tensor, ...]:
+        """The outputs but the state."""
+        carried = {state.output for state in self.state}
+        return tuple(tensor for tensor in self.outputs if tensor.name not in carried)

@@ -5,18 +5,19 @@ second for large ones; `verify=False` leaves that to whoever verified before.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
 
 from deploy_runtime import backends, device_cache, manifest, preprocess, selection
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Candidate, Manifest
+from deploy_runtime.inputs import check_inputs
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.session import Array, Session
-from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.spec import Tensor
+from deploy_runtime.stream import Stream, initial
 
 __all__ = ["Model", "load", "physical_cores"]
 
@@ -44,7 +45,10 @@ def load(bundle: str | Path, backend: str | None = None, threads: int | None = N
                 raise
             skipped.append(f"{error.message}: {row.name} skipped")
             continue
-        return Model(found, row, session, "; ".join(skipped) or "it is the engine that the bundle chose")
+        why = "; ".join(skipped) or "it is the engine that the bundle chose"
+        return Model(
+            found, row, session, why, partial(open_session, folder, found, row, threads or usual_threads(found))
+        )
     raise AssertionError("selection.order gives at least one candidate")
 
 
@@ -53,36 +57,46 @@ def usual_threads(found: Manifest) -> int:
     return 1 if found.objective == "throughput" else physical_cores()
 
 
-def open_session(bundle: Path, found: Manifest, row: Candidate, threads: int) -> Session:
-    """Open one shipped candidate through its backend, compiled into this machine's cache where that can be written."""
+def open_session(bundle: Path, found: Manifest, row: Candidate, threads: int, frames: int | None = None) -> Session:
+    """Open one shipped candidate through its backend, compiled into this machine's cache where that can be written.
+
+    With `frames`, for chunks of so many frames of a stream; else for whole clips.
+    """
     if row.file is None:
         raise DeployError(f"{row.name} is not in the bundle", "Take a candidate that it ships.")
     cache = device_cache.writable("compiled", row.backend)
+    inputs, outputs = found.inputs, found.outputs
+    if frames is not None:
+        inputs, outputs = (tuple(tensor.of_frames(frames) for tensor in tensors) for tensors in (inputs, outputs))
     return backends.get(row.backend).open(
-        bundle / row.file, row.precision, found.inputs, found.outputs, found.batch, threads, cache, row.target
+        bundle / row.file, row.precision, inputs, outputs, found.batch, threads, cache, row.target
     )
 
 
 class Model:
     """An opened bundle. A context manager; safe to call from several threads, one run at a time."""
 
-    def __init__(self, found: Manifest, row: Candidate, session: Session, why: str) -> None:
+    def __init__(
+        self, found: Manifest, row: Candidate, session: Session, why: str, reopen: Callable[[int], Session]
+    ) -> None:
         self.manifest = found
         self.backend: str = row.backend
         self.precision: str = row.precision
         self.why = why
         self._session: Session | None = session
         self._lock = threading.Lock()
+        self._reopen = reopen  # for chunks of so many frames
+        self._chunks: dict[int, Session] = {}
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """The inputs: names, shapes with the batch axis, dtypes, layouts."""
-        return self.manifest.inputs
+        """The inputs: names, shapes with the batch axis, dtypes, layouts. The state of a stream is none of them."""
+        return self.manifest.data_inputs
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """The outputs."""
-        return self.manifest.outputs
+        """The outputs. The state of a stream is none of them."""
+        return self.manifest.data_outputs
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -95,12 +109,32 @@ class Model:
         Raises DeployError for a wrong name, rank, size or dtype, for NaN or Inf, and after `close`.
         """
         check_inputs(inputs, self.inputs, self.manifest.batch)
+        size = len(next(iter(inputs.values())))
         with self._lock:
             if self._session is None:
-                raise DeployError(
-                    f"{self.manifest.name} is closed", "Load the bundle again, or run inside `with load(...)`."
-                )
-            return self._session.run(dict(inputs))
+                raise self._closed()
+            answers = self._session.run({**inputs, **initial(self.manifest, size)})
+        return {tensor.name: answers[tensor.name] for tensor in self.outputs}
+
+    def stream(self, frames: int = 1, count: int | None = None) -> Stream:
+        """Begin a stream that takes `frames` frames a step, or `count` of them side by side as one batch.
+
+        Any number of streams may run on one model; each keeps its own state. `count` defaults to the least batch that
+        the bundle serves. Raises DeployError where the network reads later frames too and so cannot stream.
+        """
+        return Stream(self.manifest, partial(self._step, frames), frames, count)
+
+    def _step(self, frames: int, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
+        """Run a chunk of so many frames: checked inputs and state to all outputs."""
+        with self._lock:
+            if self._session is None:
+                raise self._closed()
+            if frames not in self._chunks:
+                self._chunks[frames] = self._reopen(frames)
+            self._chunks[frames].run_into(inputs, answers)
+
+    def _closed(self) -> DeployError:
+        return DeployError(f"{self.manifest.name} is closed", "Load the bundle again, or run inside `with load(...)`.")
 
     def preprocess(self, frames: Array) -> Array:
         """Turn 8-bit frames, [H, W, 3] or [T, H, W, 3], into the array that the network was trained on (batch 1).
@@ -131,86 +165,13 @@ class Model:
     def close(self) -> None:
         """Give the engine's memory back. May be called twice."""
         with self._lock:
-            if self._session is not None:
-                self._session.close()
-            self._session = None
+            for session in (self._session, *self._chunks.values()):
+                if session is not None:
+                    session.close()
+            self._session, self._chunks = None, {}
 
     def __enter__(self) -> "Model":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def check_inputs(inputs: Mapping[str, Array], wanted: tuple[Tensor, ...], batch: Batch) -> None:
-    """Raise DeployError, with the actual and the wanted, for whatever an engine should never see."""
-    names = ", ".join(tensor.name for tensor in wanted)
-    if not isinstance(inputs, Mapping) or set(inputs) != {tensor.name for tensor in wanted}:
-        given = (
-            ", ".join(map(str, inputs)) or "nothing" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
-        )
-        raise DeployError(f"the inputs are {given} instead of {names}", f"Give a dictionary with exactly {names}.")
-    _check_order(inputs, wanted, batch)
-    for tensor in wanted:
-        _check_input(inputs[tensor.name], tensor, batch)
-    sizes = {tensor.name: len(inputs[tensor.name]) for tensor in wanted}
-    if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{name} has {size}" for name, size in sizes.items())
-        raise DeployError(f"the inputs have different batches: {said}", "Give every input the same number of samples.")
-
-
-def _check_order(inputs: Mapping[str, Array], wanted: tuple[Tensor, ...], batch: Batch) -> None:
-    """Raise DeployError where two inputs do not fit as they are named and would, exchanged."""
-    wrong = [tensor for tensor in wanted if not _fits(inputs[tensor.name], tensor, batch)]
-    if len(wrong) != 2:
-        return
-    one, other = wrong
-    if _fits(inputs[one.name], other, batch) and _fits(inputs[other.name], one, batch):
-        raise DeployError(
-            f"inputs {one.name} and {other.name} look exchanged: {one.name} is {list(inputs[one.name].shape)} and "
-            f"{other.name} is {list(inputs[other.name].shape)}",
-            f"Give the first as {other.name} and the second as {one.name}.",
-        )
-
-
-def _fits(array: object, tensor: Tensor, batch: Batch) -> bool:
-    return (
-        isinstance(array, np.ndarray)
-        and array.ndim == len(tensor.shape)
-        and all(
-            batch.least <= size <= batch.most if isinstance(dim, str) else size == dim
-            for size, dim in zip(array.shape, tensor.shape, strict=True)
-        )
-    )
-
-
-def _check_input(array: Array, tensor: Tensor, batch: Batch) -> None:
-    served = f"{batch.least}" if batch.fixed else f"{batch.least} to {batch.most}"
-    shape = f"[{', '.join(f'{served} (batch)' if isinstance(dim, str) else str(dim) for dim in tensor.shape)}]"
-    if not isinstance(array, np.ndarray):
-        raise DeployError(
-            f"input {tensor.name} is a {type(array).__name__} instead of a numpy array",
-            f"Convert it: np.asarray(value, np.{tensor.dtype}) of shape {shape}.",
-        )
-    if array.dtype != np.dtype(tensor.dtype):
-        hint = "; 8-bit frames go through model.preprocess(frames)" if array.dtype == np.uint8 else ""
-        raise DeployError(
-            f"input {tensor.name} is {array.dtype} instead of {tensor.dtype}",
-            f"Convert it: {tensor.name}.astype(np.{tensor.dtype}){hint}.",
-        )
-    if array.ndim != len(tensor.shape):
-        hint = (
-            f"; a single sample needs its batch axis: {tensor.name}[None]"
-            if array.ndim == len(tensor.shape) - 1
-            else ""
-        )
-        raise DeployError(
-            f"input {tensor.name} has {array.ndim} axes, {list(array.shape)}, instead of {len(tensor.shape)}",
-            f"Give {shape}{hint}.",
-        )
-    if not _fits(array, tensor, batch):
-        raise DeployError(f"input {tensor.name} has the shape {list(array.shape)}", f"Give {shape}.")
-    if not np.all(np.isfinite(array)):
-        raise DeployError(
-            f"input {tensor.name} has NaN or Inf", "Look at where it comes from: no answer to it would mean anything."
-        )

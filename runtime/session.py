@@ -5,7 +5,7 @@ believed here: `Model` has checked them before.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,11 @@ class Session(ABC):
     @abstractmethod
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run one batch. Raises DeployError where the library fails."""
+
+    def run_into(self, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
+        """Run one batch and write every output into the array of its name, of the right shape, that is given."""
+        for name, array in self.run(inputs).items():
+            np.copyto(answers[name], array)
 
     @abstractmethod
     def close(self) -> None:

@@ -4,7 +4,7 @@ Nothing here computes; `data.encode` and `data.decode` turn each value into JSON
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 
@@ -24,6 +24,26 @@ class Tensor:
     def at(self, batch: int) -> tuple[int, ...]:
         """Return the shape with every symbolic axis set to `batch`."""
         return tuple(batch if isinstance(dim, str) else dim for dim in self.shape)
+
+    def of_frames(self, frames: int) -> "Tensor":
+        """Return the tensor with its time axis, where it has one, that many frames long."""
+        if "T" not in self.layout:
+            return self
+        axis = self.layout.index("T")
+        return replace(self, shape=(*self.shape[:axis], frames, *self.shape[axis + 1 :]))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a causal network carries from one chunk of frames to the next: it reads `input` and writes `output`.
+
+    Both are batch-first tensors of one shape, among the network's inputs and outputs. Before the first frame every
+    value is `initial`.
+    """
+
+    input: str
+    output: str
+    initial: float = 0.0
 
 
 @dataclass(frozen=True)

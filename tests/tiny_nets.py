@@ -47,3 +47,39 @@ tiny = Recipe(
     params=(Param("num_classes", 5, "number of classes", range(5, 6)),),
     branch_ends=("block.4",),
 )
+
+
+def causal(*, num_classes: int) -> "nn.Module":
+    """Build a net for frames [batch, T, 3, 16, 16] and h [batch, 1, 32]: logits of every frame, and the state after."""
+    import torch
+    from torch import nn
+
+    class Causal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU())
+            self.rnn = nn.GRU(32, 32, batch_first=True)
+            self.head = nn.Linear(32, num_classes)
+
+        def forward(self, frames: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            seen = self.stem(frames.reshape(-1, 3, 16, 16)).mean(dim=(2, 3))
+            outputs, after = self.rnn(
+                seen.reshape(frames.shape[0], frames.shape[1], 32), h.transpose(0, 1).contiguous()
+            )
+            return self.head(outputs), after.transpose(0, 1)
+
+    return Causal()
+
+
+tiny_stream = Recipe(
+    name="tiny_stream",
+    family="tiny",
+    network=causal,
+    inputs=(Tensor("frames", ("batch", 6, 3, 16, 16), layout="NTCHW"),),
+    outputs=(Tensor("logits", ("batch", 6, 5), layout="NTC"),),
+    task=Classes(5, of=("logits",)),
+    parameters=7_397,
+    source="written for the tests",
+    preprocess=Preprocess(crop=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, layout="TCHW", short_side=16, frames=6),
+    params=(Param("num_classes", 5, "number of classes", range(5, 6)),),
+).carrying(Tensor("h", ("batch", 1, 32), layout="NLC"))

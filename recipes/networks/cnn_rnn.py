@@ -9,8 +9,9 @@ score a frame). State-dict names:
     attention.0.*, .2.* the two Linear layers that score a frame, where attention is on
     classifier.*        the last Linear
 
-`features` looks at each frame by itself and `head` is cheap: a stream keeps the recurrent state and runs the backbone
-once a frame. The trap: a reshape whose feature size is not a literal breaks where batch and time are both dynamic.
+`features` looks at each frame by itself and what follows is cheap: a stream keeps the recurrent state and runs the
+backbone once a frame. The trap: a reshape whose feature size is not a literal breaks where batch and time are both
+dynamic.
 """
 
 from typing import Literal
@@ -84,17 +85,30 @@ class CNNRNN(FrameEncoder):
         self.dropout = nn.Dropout(DROPOUT)
         self.classifier = nn.Linear(wide, num_classes)
 
-    def forward(self, frames: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the logits, or (logits, attention weights where they are on, features where they are asked for)."""
+    def forward(self, frames: Tensor, *state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits, or (logits, attention weights where they are on, features where they are asked for).
+
+        `state`, what an LSTM (h, c) or GRU (h) knew before these frames, each [B, num_layers, hidden_dim], is
+        continued, and what it knows after them comes last.
+        """
         features = self.feature_sequence(frames)
-        logits, *others = self.head(features)
+        outputs, following = self._recurred(features, state)
+        logits, *others = self.head(outputs)
         if self.gives_features:
             others.append(features)
+        others += following
         return (logits, *others) if others else logits
 
-    def head(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Turn features [B, T, width] into (logits,), or (logits, attention weights [B, T])."""
-        outputs, _ = self.rnn(features)
+    def _recurred(self, features: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        """Return the recurrent outputs [B, T, wide] of features [B, T, width], and the state after them."""
+        if not state:
+            return self.rnn(features)[0], []
+        before = [part.transpose(0, 1).contiguous() for part in state]  # PyTorch wants the layers first
+        outputs, after = self.rnn(features, tuple(before) if len(before) > 1 else before[0])
+        return outputs, [part.transpose(0, 1) for part in (after if len(before) > 1 else (after,))]
+
+    def head(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Turn recurrent outputs [B, T, wide] into (logits,), or (logits, attention weights [B, T])."""
         if self.attention is None:
             return (self.classifier(self.dropout(self._summarised(outputs))),)
         weights = torch.softmax(self.attention(outputs), dim=1)  # [B, T, 1]

@@ -15,6 +15,9 @@ Padding stands outside the convolutions: zeros in front of the first frame are t
 causal layer keeps its last 2^(i+1) inputs. The trap: the paper's stages each have a loss; only the last one answers.
 """
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,17 +33,20 @@ class DilatedResidualLayer(nn.Module):
 
     def __init__(self, dilation: int, maps: int, causal: bool) -> None:
         super().__init__()
-        reach = dilation * (KERNEL - 1)  # frames
+        self.reach = reach = dilation * (KERNEL - 1)  # frames
         self.padding = (reach, 0) if causal else (reach // 2, reach // 2)  # before, after
         self.conv_dilated = nn.Conv1d(maps, maps, KERNEL, dilation=dilation)
         self.conv_1x1 = nn.Conv1d(maps, maps, 1)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, maps, T] to [B, maps, T]."""
-        seen = torch.relu(self.conv_dilated(functional.pad(x, self.padding)))
-        found: Tensor = self.dropout(self.conv_1x1(seen))
-        return x + found
+    def forward(self, x: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map [B, maps, T] to [B, maps, T]; also return its last inputs, as many as it looks back.
+
+        `before` [B, maps, reach] are the inputs that came before these; without it there were none.
+        """
+        known = functional.pad(x, self.padding) if before is None else torch.cat([before, x], dim=2)
+        found: Tensor = self.dropout(self.conv_1x1(torch.relu(self.conv_dilated(known))))
+        return x + found, known[:, :, -self.reach :]
 
 
 class SingleStage(nn.Module):
@@ -53,16 +59,17 @@ class SingleStage(nn.Module):
         self.layers = nn.ModuleList([DilatedResidualLayer(2**i, maps, causal) for i in range(layers)])
         self.conv_out_classes = nn.Conv1d(maps * layers if multi_scale else maps, num_classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, width, T] to [B, num_classes, T]."""
+    def forward(self, x: Tensor, before: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+        """Map [B, width, T] to [B, num_classes, T]; `before` and what is returned beside it: each layer's state."""
         x = self.conv_1x1(x)
-        scales = []
-        for layer in self.layers:
-            x = layer(x)
+        scales, after = [], []
+        for layer, known in zip_longest(self.layers, before):
+            x, last = layer(x, known)
             scales.append(x)
+            after.append(last)
         read = torch.cat(scales, dim=1) if self.multi_scale else x
         logits: Tensor = self.conv_out_classes(read)
-        return logits
+        return logits, after
 
 
 class MultiStage(nn.Module):
@@ -77,12 +84,14 @@ class MultiStage(nn.Module):
             [SingleStage(layers, maps, num_classes, num_classes, causal, multi_scale) for _ in range(stages - 1)]
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, width, T] to [B, num_classes, T]."""
-        logits: Tensor = self.stage1(x)
-        for stage in self.stages:
-            logits = stage(torch.softmax(logits, dim=1))
-        return logits
+    def forward(self, x: Tensor, before: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+        """Map [B, width, T] to [B, num_classes, T]; `before` and what is returned beside it: each layer's state."""
+        count = len(self.stage1.layers)
+        logits, after = self.stage1(x, before[:count])
+        for place, stage in enumerate(self.stages, start=1):
+            logits, more = stage(torch.softmax(logits, dim=1), before[place * count : (place + 1) * count])
+            after += more
+        return logits, after
 
 
 class TeCNO(FrameEncoder):
@@ -105,13 +114,14 @@ class TeCNO(FrameEncoder):
         self.gives_features = gives_features
         self.tcn = MultiStage(num_stages, num_layers, maps, self.width, num_classes, causal, multi_scale)
 
-    def forward(self, frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the logits, or (logits, features) where those are asked for."""
-        features = self.feature_sequence(frames)
-        logits = self.head(features)
-        return (logits, features) if self.gives_features else logits
+    def forward(self, frames: Tensor, *state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the logits, or (logits, features) where those are asked for.
 
-    def head(self, features: Tensor) -> Tensor:
-        """Turn features [B, T, width] into logits [B, T, num_classes]."""
-        logits: Tensor = self.tcn(features.transpose(1, 2))
-        return logits.transpose(1, 2)
+        `state`, each layer's last inputs [B, maps, reach] before these frames in the order of the layers, is
+        continued, and what it is after them comes last.
+        """
+        features = self.feature_sequence(frames)
+        logits, after = self.tcn(features.transpose(1, 2), state)
+        others = [features] if self.gives_features else []
+        others += after if state else []
+        return (logits.transpose(1, 2), *others) if others else logits.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""CNN-RNN: counts, what the classifier reads, frames by themselves, streams that could be, checkpoints."""
+"""CNN-RNN: counts, what the classifier reads, frames by themselves, checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,19 +130,6 @@ def test_a_frame_is_looked_at_by_itself() -> None:
     _, with_features = small("resnet50_gru", features="true")
     with_features.load_state_dict(net.state_dict())
     assert torch.equal(with_features(frames)[1], features.reshape(2, 5, 2048))
-
-
-@pytest.mark.parametrize("name", ["resnet50_lstm", "resnet50_gru"])
-@torch.inference_mode()
-def test_a_stream_is_the_whole_clip(name: str) -> None:
-    """The same modules, a frame at a time with the state kept: what a streaming graph will be made of."""
-    recipe, net = small(name)
-    frames = clip(recipe)
-    state, said = None, []
-    for frame in torch.split(frames, 1, dim=1):
-        output, state = net.rnn(net.feature_sequence(frame), state)
-        said.append(net.classifier(output))
-    torch.testing.assert_close(torch.cat(said, dim=1), net(frames), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -97,10 +97,10 @@ def test_preprocessing_gives_what_the_network_takes(name: str, twin: bool) -> No
     frames: Any = np.zeros((side, side + 5, 3), np.uint8)
     if how.frames is not None:
         frames = np.zeros((how.frames + 1, *frames.shape), np.uint8)
-    if len(recipe.inputs) > 1 and not how.pathways:
-        frames = {tensor.name: frames for tensor in recipe.inputs}
-    made = prepare_inputs(frames, how, recipe.inputs)
-    assert {name: array.shape for name, array in made.items()} == {t.name: t.at(1)[1:] for t in recipe.inputs}
+    if len(recipe.data_inputs) > 1 and not how.pathways:
+        frames = {tensor.name: frames for tensor in recipe.data_inputs}
+    made = prepare_inputs(frames, how, recipe.data_inputs)
+    assert {name: array.shape for name, array in made.items()} == {t.name: t.at(1)[1:] for t in recipe.data_inputs}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,6 +110,64 @@ def test_the_twin_fits_its_parameters_and_is_small(name: str) -> None:
     net, given = shapes(recipe.fitted(values), values)
     assert given == [list(tensor.at(2)) for tensor in recipe.fitted(values).outputs]
     assert sum(parameter.numel() for parameter in net.parameters()) < max(recipe.parameters * 0.6, 1e6)
+
+
+STREAMS = [name for name in NAMES if deploy_recipes.get(name).streams]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@torch.inference_mode()
+def test_chunks_with_the_state_carried_on_are_the_whole_clip(name: str) -> None:
+    """A stream of unequal chunks, from a state that is neither zero nor equal in any two tensors."""
+    recipe = deploy_recipes.get(name)
+    values = recipe.values({**recipe.twin, "frames": "6"})
+    recipe = recipe.fitted(values)
+    torch.manual_seed(5)
+    net = recipe.network(**values).eval()
+    given = [torch.randn(tensor.at(2)) for tensor in recipe.inputs]
+    logits, *whole = net(*given)
+    state, said = given[1:], []
+    for chunk in torch.split(given[0], [1, 3, 2], dim=1):
+        part, *state = net(chunk, *state)
+        said.append(part)
+    torch.testing.assert_close(torch.cat(said, dim=1), logits, atol=1e-5, rtol=1e-4)
+    for found, wanted in zip(state, whole, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    zeros = [torch.zeros_like(tensor) for tensor in given[1:]]
+    torch.testing.assert_close(net(given[0], *zeros)[0], net(given[0]))  # the initial state is the one left out
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_names_its_state_and_is_a_parameter(name: str) -> None:
+    recipe = deploy_recipes.get(name)
+    inputs, outputs = ({tensor.name: tensor for tensor in tensors} for tensors in (recipe.inputs, recipe.outputs))
+    for state in recipe.state:
+        assert inputs[state.input].shape == outputs[state.output].shape
+        assert inputs[state.input].shape[0] == "batch"
+        assert "T" not in inputs[state.input].layout
+    assert recipe.graph_shape(recipe.inputs[0])[:2] == ("batch", "time")
+    whole = recipe.fitted(recipe.values({"streams": "false"}))
+    assert (whole.streams, whole.inputs, whole.outputs) == (False, recipe.data_inputs, recipe.data_outputs)
+
+
+def test_a_clip_score_streams_where_it_is_read_at_the_last_frame() -> None:
+    recipe = deploy_recipes.get("cnn_gru")
+    assert recipe.fitted(recipe.values({"bidirectional": "false"})).streams
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("cnn_gru", {}),
+        ("cnn_lstm", {"bidirectional": "false", "summary": "mean"}),
+        ("resnet50_lstm", {"bidirectional": "true"}),
+        ("resnet50_gru", {"attention": "true"}),
+        ("resnet50_tecno", {"causal": "false"}),
+    ],
+)
+def test_what_reads_later_frames_is_no_stream(name: str, params: dict[str, str]) -> None:
+    recipe = deploy_recipes.get(name)
+    assert not recipe.fitted(recipe.values(params)).streams
 
 
 WITH_CLASSES = [name for name in NAMES if "num_classes" in {param.name for param in deploy_recipes.get(name).params}]
@@ -132,7 +190,7 @@ def test_features_are_an_output_beside_the_answer(name: str) -> None:
     given = {**recipe.twin, "features": "true"} | ({"num_classes": "3"} if name == "raddino" else {})
     values = recipe.values(given)
     fitted = recipe.fitted(values)
-    assert fitted.outputs[-1].name == "features"
+    assert fitted.data_outputs[-1].name == "features"
     assert shapes(fitted, values)[1] == [list(tensor.at(2)) for tensor in fitted.outputs]
     assert isinstance(fitted.task, (Classes, MultiLabel))
     assert fitted.task.of == (fitted.outputs[0].name,)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -63,7 +62,7 @@ def test_only_a_causal_one_is_blind_to_the_future(features: Tensor) -> None:
     changed[:, 25:] += 1
     for causal in (True, False):
         tcn = head(causal=causal)
-        before, after = (tcn(given.transpose(1, 2))[..., :25] for given in (features, changed))
+        before, after = (tcn(given.transpose(1, 2))[0][..., :25] for given in (features, changed))
         assert torch.equal(before, after) is causal
 
 
@@ -71,37 +70,29 @@ def test_only_a_causal_one_is_blind_to_the_future(features: Tensor) -> None:
 def test_a_frame_sees_as_far_back_as_the_layers_reach(features: Tensor) -> None:
     """Each stage sees 2·(1 + 2 + 4) frames back, two of them 28."""
     tcn = head()
-    whole = tcn(features.transpose(1, 2))
-    assert torch.allclose(tcn(features[:, -29:].transpose(1, 2))[..., -1], whole[..., -1], atol=1e-6)
-    assert not torch.allclose(tcn(features[:, -15:].transpose(1, 2))[..., -1], whole[..., -1], atol=1e-6)
+    whole, _ = tcn(features.transpose(1, 2))
+    assert torch.allclose(tcn(features[:, -29:].transpose(1, 2))[0][..., -1], whole[..., -1], atol=1e-6)
+    assert not torch.allclose(tcn(features[:, -15:].transpose(1, 2))[0][..., -1], whole[..., -1], atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 40])
 @torch.inference_mode()
 def test_a_stream_of_chunks_is_the_whole(features: Tensor, chunk: int) -> None:
-    """The same modules with a shift register of past inputs for each layer: what a streaming graph will be made of."""
+    """Each layer's past inputs are its state: zeros before the first frame, as its padding is."""
     tcn = head()
-    stages: list[Any] = [tcn.stage1, *tcn.stages]
-    state: dict[tuple[int, int], Tensor] = {}
-    said: list[Tensor] = []
-    for x in torch.split(features.transpose(1, 2), chunk, dim=2):
-        for place, stage in enumerate(stages):
-            x = stage.conv_1x1(x if place == 0 else torch.softmax(x, dim=1))  # noqa: PLW2901
-            for depth, layer in enumerate(stage.layers):
-                reach = layer.padding[0]
-                seen = torch.cat([state.get((place, depth), torch.zeros(2, 8, reach)), x], dim=2)
-                state[place, depth] = seen[..., -reach:]
-                x = x + layer.conv_1x1(torch.relu(layer.conv_dilated(seen)))  # noqa: PLW2901
-            x = stage.conv_out_classes(x)  # noqa: PLW2901
-        said.append(x)
-    torch.testing.assert_close(torch.cat(said, dim=2), tcn(features.transpose(1, 2)))
+    state = [torch.zeros(2, 8, 2 ** (layer + 1)) for _ in range(2) for layer in range(3)]
+    said = []
+    for part in torch.split(features.transpose(1, 2), chunk, dim=2):
+        answer, state = tcn(part, state)
+        said.append(answer)
+    torch.testing.assert_close(torch.cat(said, dim=2), tcn(features.transpose(1, 2))[0])
 
 
 @torch.inference_mode()
 def test_scales_side_by_side(features: Tensor) -> None:
     plain, scaled = head(), head(multi_scale=True)
     assert scaled.stage1.conv_out_classes.in_channels == 3 * plain.stage1.conv_out_classes.in_channels
-    assert scaled(features.transpose(1, 2)).shape == plain(features.transpose(1, 2)).shape
+    assert scaled(features.transpose(1, 2))[0].shape == plain(features.transpose(1, 2))[0].shape
 
 
 @pytest.mark.parametrize(

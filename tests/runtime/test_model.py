@@ -198,7 +198,7 @@ def test_a_range_of_batches_is_served_and_its_ends_are_named(tmp_path: Path, no_
 
 
 def test_inputs_of_different_batches_are_refused() -> None:
-    from deploy_runtime.model import check_inputs
+    from deploy_runtime.inputs import check_inputs
 
     wanted = (Tensor("now", ("batch", 2)), Tensor("prior", ("batch", 2)))
     arrays = {"now": np.zeros((1, 2), np.float32), "prior": np.zeros((2, 2), np.float32)}
@@ -207,7 +207,7 @@ def test_inputs_of_different_batches_are_refused() -> None:
 
 
 def test_two_inputs_exchanged_are_told_so() -> None:
-    from deploy_runtime.model import check_inputs
+    from deploy_runtime.inputs import check_inputs
 
     wanted = (Tensor("slow", ("batch", 3, 8, 4, 4)), Tensor("fast", ("batch", 3, 32, 4, 4)))
     slow, fast = np.zeros((1, 3, 8, 4, 4), np.float32), np.zeros((1, 3, 32, 4, 4), np.float32)

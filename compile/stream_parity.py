@@ -1,0 +1,226 @@
+"""Parity over time: an engine stepped frame by frame through a long film, beside PyTorch carrying its own state.
+
+Three things that a clip cannot show: whether the error grows with the state that is handed on, whether chunks of other
+lengths give the same answers, and whether a state that is not the initial one is taken up right. The film is the
+held-out clips one after the other. The trap: a state of zeros hides an exchanged or forgotten state tensor, so a chunk
+also begins from one that is neither zero nor equal to any other.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from deploy_compile import synthetic
+from deploy_compile.macs import macs
+from deploy_compile.results import Built, Graph, Loaded, Samples, Streamed, StreamParity
+from deploy_compile.sample_files import load, read, save
+from deploy_compile.worker import Crashed, call
+from deploy_recipes.recipe import Recipe
+from deploy_runtime import backends
+from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import StreamDrift, Verdict
+from deploy_runtime.judge import decided
+from deploy_runtime.phases import compare
+from deploy_runtime.session import Session
+from deploy_runtime.spec import Batch, Classes, Limit, State, Tensor
+
+CLIPS, LEAST_CLIPS = 8, 2  # of the held-out ones, as many as FILM_MACS allow
+FILM_MACS = 6e11  # of one way through the film
+CHUNK = 7  # frames; neither one nor a divisor of most clips
+PART = 4  # the first and the last such part of the film are compared
+SEED = 6001  # of the state that is not the initial one
+RUN_S = 1800.0
+WALKS = ("single", "chunks", "clips", "resumed")  # frame by frame, by CHUNK, clip by clip; a clip from another state
+FAITHFUL_DB = 60.0  # what no limit in dB is stated for has to reach: a thousandth
+TWICE_DB = 6.0206  # twice the error
+
+Array = np.ndarray
+Arrays = dict[str, Array]
+Step = Callable[[Arrays], Arrays]
+
+
+def stream_reference(
+    out: Path, loaded: Loaded, recipe: Recipe, fp32: Graph, samples: Samples, threads: int
+) -> Streamed:
+    """Run PyTorch through the film clip by clip, the state carried on, and once from a state of its own. A stage."""
+    import torch
+
+    from deploy_compile.load import module
+
+    torch.set_num_threads(threads)
+    net = module(loaded)
+    affordable = int(FILM_MACS // max(1, sum(macs(fp32.path).values())))
+    clips = list(islice(read(samples.held_out), min(CLIPS, max(LEAST_CLIPS, affordable))))
+
+    def step(given: Arrays) -> Arrays:
+        with torch.inference_mode():
+            made = net(*(torch.from_numpy(given[tensor.name]) for tensor in recipe.inputs))
+        return {tensor.name: value.numpy() for tensor, value in zip(recipe.outputs, made, strict=True)}
+
+    film = {
+        tensor.name: np.concatenate([clip[tensor.name] for clip in clips], axis=tensor.layout.index("T"))
+        for tensor in recipe.data_inputs
+    }
+    save(out / "film.npz", film)
+    save(out / "answers.npz", walked(step, film, recipe.inputs, recipe.outputs, recipe.state, recipe.frames))
+    carried = synthetic.sample(recipe, SEED, 0, carried=True)
+    save(out / "carried.npz", carried)
+    save(out / "resumed.npz", step(carried))
+    return Streamed(out / "film.npz", out / "answers.npz", out / "carried.npz", out / "resumed.npz")
+
+
+def stream_parity(
+    out: Path,  # noqa: ARG001 - a stage writes into it; this one has nothing to write
+    built: Built,
+    recipe: Recipe,
+    streamed: Streamed,
+    batch: Batch,
+    threads: int,
+) -> StreamParity:
+    """Step one engine through the film by single frames, by CHUNK and by clips. A crash is its reason. A stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = (built.file, built.backend, built.precision, built.target, recipe.inputs, recipe.outputs)
+        args = (*engine, recipe.state, recipe.frames, batch, threads, streamed.film, streamed.carried, Path(folder))
+        try:
+            call("deploy_compile.stream_parity:run", *args, timeout_s=RUN_S, threads=threads)
+        except Crashed as crash:
+            return StreamParity((), "crashed", crash.reason)
+        except DeployError as error:
+            return StreamParity((), "crashed", error.message)
+        single, chunks, clips, resumed = (load(Path(folder) / f"{name}.npz") for name in WALKS)
+    wanted, carried = load(streamed.answers), load(streamed.resumed)
+    deciding = decided(wanted, recipe.task) if isinstance(recipe.task, Classes) else ()
+    return StreamParity(
+        tuple(
+            _drift(tensor, recipe, tensor.name in deciding, wanted, (single, chunks, clips), (carried, resumed))
+            for tensor in recipe.data_outputs
+        ),
+        "passed",
+        "",
+    )
+
+
+def _drift(
+    tensor: Tensor,
+    recipe: Recipe,
+    decides: bool,
+    wanted: Arrays,
+    walks: tuple[Arrays, Arrays, Arrays],
+    resumed: tuple[Arrays, Arrays],
+) -> StreamDrift:
+    name, framewise = tensor.name, "T" in tensor.layout
+    truth, (single, chunks, clips) = wanted[name], (walk[name] for walk in walks)
+    if not framewise:  # an answer a chunk: one of a clip is that of its last frame
+        single, chunks = single[:, recipe.frames - 1 :: recipe.frames], clips
+    part = max(1, truth.shape[1] // PART)
+    return StreamDrift(
+        output=name,
+        frames=truth.shape[1] * (1 if framewise else recipe.frames),
+        sqnr_db=sqnr(truth, single),
+        first_db=sqnr(truth[:, :part], single[:, :part]),
+        last_db=sqnr(truth[:, -part:], single[:, -part:]),
+        chunks_db=min(sqnr(single[:, : chunks.shape[1]], chunks), sqnr(single, clips)),
+        resumed_db=sqnr(resumed[0][name], resumed[1][name]),
+        phases=compare(truth[0].argmax(-1), single[0].argmax(-1)) if decides and framewise else None,
+    )
+
+
+def sqnr(reference: Array, got: Array) -> float:
+    """Return 10·log10(Σreference² / Σerror²) in dB, infinite where they are equal and minus that where `got` is not."""
+    error = float(np.square(got - reference, dtype=np.float64).sum())
+    power = float(np.square(reference, dtype=np.float64).sum())
+    if not math.isfinite(error):
+        return -math.inf
+    return math.inf if error == 0.0 else 10.0 * math.log10(max(power, np.finfo(np.float64).tiny) / error)
+
+
+def verdicts(drifts: Sequence[StreamDrift], limit: Limit) -> tuple[Verdict, ...]:
+    """Judge: all of the film, its end beside its beginning, other chunks, another state; against one limit in dB.
+
+    The end may be twice as far off as the beginning, as an amplitude; what is closer than FAITHFUL_DB is not judged.
+    """
+    found = []
+    for drift in drifts:
+        least = limit.of(drift.output).sqnr_db or FAITHFUL_DB
+        rows = (
+            ("stream_sqnr_db", drift.sqnr_db, least),
+            ("stream_end_db", drift.last_db, min(drift.first_db - TWICE_DB, FAITHFUL_DB)),
+            ("stream_chunks_db", drift.chunks_db, least),
+            ("stream_resumed_db", drift.resumed_db, least),
+        )
+        found += [Verdict(drift.output, metric, value, bound, value >= bound) for metric, value, bound in rows]
+    return tuple(found)
+
+
+def walked(
+    step: Step, film: Arrays, inputs: Sequence[Tensor], outputs: Sequence[Tensor], state: Sequence[State], size: int
+) -> Arrays:
+    """Go through a film in chunks of `size` frames, the state carried on; return the outputs but the state.
+
+    They lie one after the other on axis 1: a frame each, or for an answer a chunk, a chunk each. A rest of the film
+    that is shorter than a chunk is left out.
+    """
+    now = {
+        tensor.name: np.full(tensor.at(1), one.initial, tensor.dtype)
+        for one in state
+        for tensor in inputs
+        if tensor.name == one.input
+    }
+    axes = _times(inputs, state)
+    length = min(film[name].shape[axis] for name, axis in axes.items())
+    following = {one.output for one in state}
+    parts: dict[str, list[Array]] = {tensor.name: [] for tensor in outputs if tensor.name not in following}
+    for start in range(0, length - size + 1, size):
+        chunk = {name: film[name].take(range(start, start + size), axis) for name, axis in axes.items()}
+        answers = step({**chunk, **now})
+        now = {one.input: answers[one.output] for one in state}
+        for tensor in outputs:
+            if tensor.name in parts:
+                value = answers[tensor.name]
+                parts[tensor.name].append(value if "T" in tensor.layout else value[:, None])
+    return {name: np.concatenate(found, axis=1) for name, found in parts.items()}
+
+
+def _times(inputs: Sequence[Tensor], state: Sequence[State]) -> dict[str, int]:
+    """Return the time axis of every input that is not state."""
+    carried = {one.input for one in state}
+    return {tensor.name: tensor.layout.index("T") for tensor in inputs if tensor.name not in carried}
+
+
+def run(
+    file: Path,
+    backend: str,
+    precision: str,
+    target: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    state: Sequence[State],
+    frames: int,
+    batch: Batch,
+    threads: int,
+    film: Path,
+    carried: Path,
+    folder: Path,
+) -> None:
+    """Run in the worker: write the answers of every walk through the film, and from the carried state."""
+
+    def opened(size: int) -> Session:
+        given, made = ([tensor.of_frames(size) for tensor in tensors] for tensors in (inputs, outputs))
+        return backends.get(backend).open(file, precision, given, made, batch, threads, None, target)
+
+    def step(session: Session, given: Arrays) -> Arrays:
+        repeated = {name: np.repeat(array, batch.least, axis=0) for name, array in given.items()}
+        return {name: array[:1] for name, array in session.run(repeated).items()}
+
+    seen = load(film)
+    length = min(seen[name].shape[axis] for name, axis in _times(inputs, state).items())
+    for name, size in zip(WALKS, (1, min(CHUNK, length), frames), strict=False):
+        with opened(size) as session:
+            save(folder / f"{name}.npz", walked(partial(step, session), seen, inputs, outputs, state, size))
+            if size == frames:
+                save(folder / f"{WALKS[-1]}.npz", step(session, load(carried)))

@@ -1,0 +1,137 @@
+"""A stream: a causal network fed a chunk of frames at a time, its state kept between.
+
+A chunk of a whole clip from the initial state gives what `Model.run` gives; chunks of any length give the same frame by
+frame. State lives in arrays made once: a step reads one set, writes the other, and they change places. The trap: an
+answer is the stream's own array too, written over two steps later; `step` hands out copies unless told otherwise.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+
+from deploy_runtime import preprocess
+from deploy_runtime.errors import DeployError, UsageError
+from deploy_runtime.evidence import Manifest
+from deploy_runtime.inputs import check_inputs
+from deploy_runtime.session import Array
+from deploy_runtime.spec import Batch, Tensor
+
+Run = Callable[[dict[str, Array], Mapping[str, Array]], None]  # inputs with the state, to arrays for all outputs
+
+
+def initial(found: Manifest, size: int) -> dict[str, Array]:
+    """Return the state before the first frame, by input name, for a batch of `size`; empty where there is none."""
+    tensors = {tensor.name: tensor for tensor in found.inputs}
+    return {
+        state.input: np.full(tensors[state.input].at(size), state.initial, tensors[state.input].dtype)
+        for state in found.state
+    }
+
+
+class Stream:
+    """One stream, or several side by side as a batch. A context manager; one thread at a time may step it."""
+
+    def __init__(self, found: Manifest, run: Run, frames: int, count: int | None) -> None:
+        if not found.state:
+            raise DeployError(
+                f"{found.name} takes whole clips: no state is carried from one chunk to the next",
+                "Give model.run whole windows; a network in one direction without attention over the clip streams.",
+            )
+        size = found.batch.least if count is None else count
+        if not found.batch.least <= size <= found.batch.most:
+            raise UsageError(
+                f"{size} streams are asked for side by side, and the bundle serves {found.batch.least} to "
+                f"{found.batch.most}",
+                "Begin that many single streams, or compile with --batch MIN:OPT:MAX.",
+            )
+        if frames < 1:
+            raise UsageError(f"a step of {frames} frames is asked for", "Give 1 or more.")
+        self.name, self.frames, self.count = found.name, frames, size
+        self._run: Run | None = run
+        self._found, self._state = found, found.state
+        self._inputs = tuple(tensor.of_frames(frames) for tensor in found.data_inputs)
+        self._outputs = tuple(tensor.of_frames(frames) for tensor in found.data_outputs)
+        self._before, self._after = initial(found, size), initial(found, size)
+        made = {tensor.name: np.empty(tensor.at(size), tensor.dtype) for tensor in self._outputs}
+        # Each set of answers belongs to the set of state that is written with it.
+        self._into, self._other = self._answers(made, self._after), self._answers(made, self._before)
+
+    def _answers(self, made: Mapping[str, Array], state: Mapping[str, Array]) -> dict[str, Array]:
+        copies = {name: np.empty_like(array) for name, array in made.items()}
+        return copies | {one.output: state[one.input] for one in self._state}
+
+    def step(self, inputs: Mapping[str, Array], copy: bool = True) -> dict[str, Array]:
+        """Take the next frames, float32 [count, frames, ...] by input name; return the outputs for them.
+
+        With a step of one frame its axis may be left out: [count, C, H, W]. `copy=False` makes no array: the answers
+        are then overwritten at the next step but one. Raises DeployError for a frame of another size, dtype or
+        content, and after `close`; the state is then as it was before.
+        """
+        if self._run is None:
+            raise DeployError(f"this stream of {self.name} is closed", "Begin another one: model.stream().")
+        given = {name: self._with_time(name, array) for name, array in inputs.items()}
+        check_inputs(given, self._inputs, Batch(self.count, self.count, self.count))
+        answers = self._into
+        self._run({**given, **self._before}, answers)
+        self._before, self._after = self._after, self._before
+        self._into, self._other = self._other, self._into
+        return {t.name: answers[t.name].copy() if copy else answers[t.name] for t in self._outputs}
+
+    def _with_time(self, name: str, array: Array) -> Array:
+        tensor = next((one for one in self._inputs if one.name == name), None)
+        if tensor is None or "T" not in tensor.layout or self.frames > 1 or not isinstance(array, np.ndarray):
+            return array
+        return array if array.ndim == len(tensor.shape) else np.expand_dims(array, tensor.layout.index("T"))
+
+    def prepare(self, frames: Array) -> dict[str, Array]:
+        """Turn 8-bit frames of one step, [H, W, 3] or [frames, H, W, 3], into what `step` takes for a single stream."""
+        how = self._found.preprocess
+        if how is None:
+            raise DeployError(
+                f"{self.name} ships no preprocessing",
+                "Prepare its inputs as in training: " + ", ".join(f"{t.name} {list(t.shape)}" for t in self._inputs),
+            )
+        clip = frames[None] if isinstance(frames, np.ndarray) and frames.ndim == 3 else frames
+        if len(clip) != self.frames:
+            raise DeployError(
+                f"{len(clip)} frames are given and a step takes {self.frames}",
+                "Give exactly so many, or begin the stream with another number: model.stream(frames=...).",
+            )
+        made = preprocess.prepare_inputs(clip, replace(how, frames=self.frames), self._inputs)
+        return {name: array[None] for name, array in made.items()}
+
+    def reset(self) -> None:
+        """Go back to before the first frame."""
+        for one in self._state:
+            self._before[one.input].fill(one.initial)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The state by input name, copied. May be set: to another stream's of the same bundle, to go on from there."""
+        return {name: array.copy() for name, array in self._before.items()}
+
+    @state.setter
+    def state(self, given: Mapping[str, Array]) -> None:
+        wanted: tuple[Tensor, ...] = tuple(t for t in self._found.inputs if t.name in self._before)
+        try:
+            check_inputs(given, wanted, Batch(self.count, self.count, self.count))
+        except DeployError as error:
+            raise DeployError(
+                f"this is no state of {self.name} for {self.count} stream{'s' if self.count > 1 else ''}: "
+                f"{error.message}",
+                "Set what `state` of a stream of this bundle with the same count gave.",
+            ) from error
+        for name, array in given.items():
+            np.copyto(self._before[name], array)
+
+    def close(self) -> None:
+        """End the stream. The model stays open. May be called twice."""
+        self._run = None
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
