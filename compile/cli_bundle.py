@@ -12,18 +12,48 @@ from deploy_runtime.errors import GateError
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--strict", is_flag=True, help="Also fail on INT8 calibrated on synthetic samples.")
+@click.option("--against", metavar="BASE", type=click.Path(path_type=Path),
+              help="Also fail on what became worse since this bundle of the same recipe.")  # fmt: skip
+@click.option("--no-time", is_flag=True, help="With --against: compare no latencies, this machine is not the target.")
+@click.option("--strict", is_flag=True,
+              help="What a release uses: real weights, real calibration, every gate, nothing left unrun.")  # fmt: skip
+@click.option("--target", metavar="T", help="With --strict: the target whose every engine must run here. Default: cpu.")
 @click.option("--backend", help="Only the candidates of this backend.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the gates as JUnit XML.")
+@click.option("--summary", type=click.Path(path_type=Path),
+              help="Append the gates as Markdown, e.g. to $GITHUB_STEP_SUMMARY.")  # fmt: skip
+@click.option("--annotations", is_flag=True, help="Print what stands out as GitHub workflow commands.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def check(bundles: tuple[Path, ...], strict: bool, backend: str | None, junit: Path | None, as_json: bool) -> None:
-    """Run a bundle's gates again: files, golden parity, audit. Exit 3 when one fails.
+def check(
+    bundles: tuple[Path, ...],
+    against: Path | None,
+    no_time: bool,
+    strict: bool,
+    target: str | None,
+    backend: str | None,
+    junit: Path | None,
+    summary: Path | None,
+    annotations: bool,
+    as_json: bool,
+) -> None:
+    """Run a bundle's gates again: files, golden parity, audit, and what became worse. Exit 3 when one fails.
 
     The same as `python -m deploy_runtime check`, which needs no PyTorch.
     """
     from deploy_runtime.__main__ import check_bundles
 
-    code = check_bundles(bundles, strict=strict, backend=backend, junit=junit, as_json=as_json)
+    code = check_bundles(
+        bundles,
+        strict=strict,
+        backend=backend,
+        target=target,
+        against=against,
+        time=not no_time,
+        junit=junit,
+        summary=summary,
+        annotations=annotations,
+        as_json=as_json,
+    )
     if code:
         raise click.exceptions.Exit(code)
 

@@ -16,9 +16,9 @@ from deploy_compile.samples import spread
 from deploy_compile.sensitivity import sensitivity
 from deploy_compile.switches import Sample
 from deploy_runtime import manifest
-from deploy_runtime.check import golden
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Manifest
+from deploy_runtime.golden import read as golden
 
 MOST_SAMPLES = 8  # of a folder; an error is a sum over many values of each
 CHARTED = 40  # layers that a chart shows

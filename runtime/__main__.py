@@ -2,7 +2,8 @@
 
     info BUNDLE                  what it is, what it takes and gives, what was measured
     verify BUNDLE [--backend B]  every file's digest, and the golden samples through every engine that can run here
-    check BUNDLE... [--strict]   verify, and the gates on what the manifest records; for CI
+    check BUNDLE... [--against BASE] [--strict]
+                                 verify, and the gates on what the manifest records and on what became worse; for CI
     reselect BUNDLE              time what the bundle ships here, and let `load` take the best of it from then on
 
 Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.
@@ -11,15 +12,16 @@ Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy_runtime import __version__
-from deploy_runtime.errors import DeployError, GateError
+from deploy_runtime.errors import DeployError, GateError, UsageError
 
 if TYPE_CHECKING:
-    from deploy_runtime.check import Result
+    from deploy_runtime.result import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return verify_bundle(given.bundle, given.backend, given.junit, given.json)
         if given.command == "reselect":
             return reselect_bundle(given.bundle, given.threads, given.seconds, given.json)
-        return check_bundles(given.bundles, given.strict, given.backend, given.junit, given.json)
+        return check_bundles(
+            given.bundles,
+            strict=given.strict,
+            backend=given.backend,
+            target=given.target,
+            against=given.against,
+            time=not given.no_time,
+            junit=given.junit,
+            summary=given.summary,
+            annotations=given.annotations,
+            as_json=given.json,
+        )
     except DeployError as error:
         return _refused(error)
 
@@ -49,8 +62,11 @@ def info(bundle: Path, as_json: bool = False) -> int:
     facts = [
         f"{found.name}: {found.recipe} ({found.family}), manifest sha256 {manifest.digest(bundle)[:16]}",
         f"  {found.verdict}",
-        *(f"  input   {tensor.name} {list(tensor.shape)} {tensor.dtype} {tensor.layout}" for tensor in found.inputs),
-        *(f"  output  {tensor.name} {list(tensor.shape)} {tensor.dtype}" for tensor in found.outputs),
+        *(
+            f"  input   {tensor.name} {list(tensor.shape)} {tensor.dtype} {tensor.layout}"
+            for tensor in found.data_inputs
+        ),
+        *(f"  output  {tensor.name} {list(tensor.shape)} {tensor.dtype}" for tensor in found.data_outputs),
         f"  batch   {found.batch.least} to {found.batch.most}",
         f"  weights {found.provenance.weights}, {found.provenance.parameters:,} parameters",
         f"  made    {found.provenance.created}",
@@ -67,7 +83,7 @@ def verify_bundle(bundle: Path, backend: str | None = None, junit: Path | None =
     """Verify a bundle on this machine and print the result; 3 where something fails."""
     from deploy_runtime.check import verify
 
-    return _tell([verify(bundle, backend)], junit, as_json)
+    return _tell([verify(bundle, backend)], junit=junit, as_json=as_json)
 
 
 def reselect_bundle(bundle: Path, threads: int | None = None, seconds: float = 20.0, as_json: bool = False) -> int:
@@ -87,47 +103,89 @@ def check_bundles(
     bundles: Sequence[Path],
     strict: bool = False,
     backend: str | None = None,
+    target: str | None = None,
+    against: Path | None = None,
+    time: bool = True,
     junit: Path | None = None,
+    summary: Path | None = None,
+    annotations: bool = False,
     as_json: bool = False,
 ) -> int:
     """Check bundles and print the results; 1 where one cannot be read, else 3 where a gate fails.
 
     A bundle that cannot be read is a failed row too, so that the JUnit file and the JSON object are whole.
+    `target` is the one of `strict`; `time` says whether to time beside the base. Raises UsageError for options
+    that say nothing together.
     """
-    checked = [_checked(bundle, strict, backend) for bundle in bundles]
-    told = _tell([result for result, _ in checked], junit, as_json)
+    _check_options(strict, target, against, time, annotations, as_json)
+    checked = [_checked(bundle, strict, backend, target, against, time) for bundle in bundles]
+    told = _tell([result for result, _ in checked], junit, summary, annotations, as_json)
     return next((code for _, code in checked if code), told)
 
 
-def _checked(bundle: Path, strict: bool, backend: str | None) -> tuple["Result", int]:
-    from deploy_runtime.check import Result, Row, check
+def _check_options(
+    strict: bool, target: str | None, against: Path | None, time: bool, annotations: bool, as_json: bool
+) -> None:
+    if target is not None and not strict:
+        raise UsageError(f"--target {target} says what --strict runs", "Give --strict too, or leave --target out.")
+    if not time and against is None:
+        raise UsageError("--no-time is about the timing beside a base", "Give --against too, or leave --no-time out.")
+    if not time and strict:
+        raise UsageError("--strict runs every gate, the timing too", "Leave out --no-time, or --strict.")
+    if annotations and as_json:
+        raise UsageError("--json prints one object and nothing else, and --annotations lines", "Leave one of them out.")
+
+
+def _checked(
+    bundle: Path, strict: bool, backend: str | None, target: str | None, against: Path | None, time: bool
+) -> tuple["Result", int]:
+    from deploy_runtime.check import SECONDS, TARGET, check
+    from deploy_runtime.result import Result, Row
 
     try:
-        return check(bundle, strict, backend), 0
+        return check(bundle, strict, backend, target or TARGET, against, SECONDS if time else None), 0
+    except UsageError:
+        raise  # nothing is wrong with the bundle
     except DeployError as error:
         row = Row("files", "failed", f"{error.message}. {error.fix}")
         return Result(str(bundle), "", (row,)), _refused(error)
 
 
-def _tell(results: Sequence["Result"], junit: Path | None, as_json: bool) -> int:
+def _tell(
+    results: Sequence["Result"],
+    junit: Path | None = None,
+    summary: Path | None = None,
+    annotations: bool = False,
+    as_json: bool = False,
+) -> int:
     from deploy_runtime import device_cache, report_formats
 
     if junit is not None:
-        try:
+        with _writing(junit, "--junit"):
             device_cache.write(junit, report_formats.junit(results))
-        except OSError as error:
-            raise DeployError(
-                f"{junit} cannot be written: {error.strerror}", "Give --junit a path that can."
-            ) from error
+    if summary is not None:
+        with _writing(summary, "--summary"), summary.open("a", encoding="utf-8") as file:
+            file.write(report_formats.markdown(results))  # after what earlier steps wrote there
+    words = "\n\n".join(report_formats.text(result) for result in results)
     if as_json:
         _print_json(report_formats.as_json(results))
     else:
-        print("\n\n".join(report_formats.text(result) for result in results))
+        print(f"{report_formats.unheard(words)}\n{report_formats.annotations(results)}" if annotations else words)
     return 0 if all(result.passed for result in results) else GateError.exit_code
 
 
+@contextmanager
+def _writing(path: Path, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DeployError(f"{path} cannot be written: {error.strerror}", f"Give {option} a path that can.") from error
+
+
 def _refused(error: DeployError) -> int:
-    print(f"error: {error.message}\n  fix: {error.fix}", file=sys.stderr)
+    from deploy_runtime.report_formats import one_line
+
+    print(f"error: {one_line(error.message)}\n  fix: {one_line(error.fix)}", file=sys.stderr)
     return error.exit_code
 
 
@@ -153,15 +211,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in (
         ("info", "what a bundle is, takes, gives, and what was measured of it"),
         ("verify", "compare every file with its digest and run the golden samples on this machine"),
-        ("check", "verify, and judge what the manifest records; for CI"),
+        ("check", "verify, and judge what the manifest records and what became worse since a base; for CI"),
         ("reselect", "time the shipped candidates on this machine and let load take the best of them"),
     ):
         command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         if name == "check":
-            command.add_argument("bundles", metavar="BUNDLE", nargs="+", type=Path, help="the folder of a bundle")
-            command.add_argument(
-                "--strict", action="store_true", help="also refuse INT8 calibrated on synthetic samples"
-            )
+            _check_arguments(command)
         else:
             command.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder of a bundle")
         if name == "reselect":
@@ -172,6 +227,17 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--junit", metavar="FILE", type=Path, help="write the result as JUnit XML")
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
+
+
+def _check_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("bundles", metavar="BUNDLE", nargs="+", type=Path, help="the folder of a bundle")
+    add("--against", metavar="BASE", type=Path, help="also fail on what became worse since this bundle of the recipe")
+    add("--no-time", action="store_true", help="with --against: compare no latencies, this machine is not the target")
+    add("--strict", action="store_true", help="what a release uses: real weights and calibration, nothing left unrun")
+    add("--target", metavar="T", help="with --strict: the target whose every engine must run here (default: cpu)")
+    add("--annotations", action="store_true", help="print what stands out as GitHub workflow commands")
+    add("--summary", metavar="FILE", type=Path, help="append the result as Markdown, e.g. to $GITHUB_STEP_SUMMARY")
 
 
 if __name__ == "__main__":
