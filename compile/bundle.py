@@ -18,6 +18,7 @@ from deploy_compile.disk import sync, told
 from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
+from deploy_compile.report_html import page
 from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Ranges, Reference, Samples
 from deploy_compile.sample_files import save, stacked
 from deploy_recipes.recipe import Recipe
@@ -50,8 +51,8 @@ def bundle(
         for row, engine in zip(rows, engines, strict=True)
     )
     _write_golden(folder, samples, reference)
-    layers = {row.name: encode(engine.layers) for row, engine in zip(rows, engines, strict=True)}
-    _write_json(folder / "layers.json", layers)
+    tables = {row.name: engine.layers for row, engine in zip(rows, engines, strict=True)}
+    _write_json(folder / "layers.json", encode(tables))
     _write_json(folder / "report.json", report(recipe.name, rows, choice, evaluation))
     if ranges is not None and options.int8:
         _write_json(folder / "ranges.json", encode(ranges.tensors))
@@ -76,9 +77,11 @@ def bundle(
         golden=Golden(_count(samples.golden), samples.golden_synthetic, reference.fp64_distance),
         provenance=_provenance(options, loaded, samples, samples.provenance if calibrated else None),
         objective=options.objective,
+        state=recipe.state,
         repairs=repairs,
         evaluation=evaluation,
     )
+    (folder / "report.html").write_text(page(manifest, tables), encoding="utf-8")  # before its digest is taken
     manifests.write(folder, manifest)
     return Bundled(folder, manifests.digest(folder))
 

@@ -12,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from deploy_compile.__main__ import main
+from deploy_compile.report_html import page
+from deploy_compile.results import Layer
 from deploy_runtime import load
 from deploy_runtime import manifest as manifests
 
@@ -67,6 +69,15 @@ def test_every_candidate_has_its_evidence(bundle: Path) -> None:
     assert rows["openvino", "fp32"]["coverage"]["layers"] == {"fp32": 4}
     assert rows["tensorrt_rtx", "int8"]["status"] == "built_not_run"
     assert all(v["passed"] for row in rows.values() for v in row["verdicts"] if row["status"] == "passed")
+
+
+def test_the_report_is_listed_and_can_be_written_again(bundle: Path) -> None:
+    found = manifests.read(bundle)
+    layers = json.loads((bundle / "layers.json").read_text())
+    tables = {name: [Layer(**layer) for layer in table] for name, table in layers.items()}
+    assert page(found, tables) == (bundle / "report.html").read_text(encoding="utf-8")
+    listed = {file.path: file.sha256 for file in found.files}
+    assert listed["report.html"] == manifests.sha256(bundle / "report.html")
 
 
 def test_diagnose_names_the_layer_whose_scale_is_broken_first(
