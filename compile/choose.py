@@ -102,10 +102,11 @@ def _sentence(
 def _cost(repair: Repair) -> str:
     """Say what making INT8 pass has cost."""
     layers = f"{len(repair.taken)} of {repair.heavy} heavy layers"
-    slower = f"{100 * (repair.slower - 1):.0f} %"
+    slower = round(100 * (repair.slower - 1))
+    cost = f"cost {slower} % of its speed" if slower > 0 else "cost none of its speed"
     return (
         f"int8 keeps {layers} in float, which took it from {repair.before_db:.1f} to {repair.after_db:.1f} dB on the "
-        f"calibration samples and, by the layers' profile, cost {slower} of its speed"
+        f"calibration samples and, by the layers' profile, {cost}"
     )
 
 

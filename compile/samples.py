@@ -89,7 +89,8 @@ def _from_folder(out: Path, recipe: Recipe, folder: Path) -> tuple[int, str]:
     count = write(out / "held_out", spread(held_out, recipe, MOST_HELD_OUT))
     fewer = f", fewer than {HELD_OUT}" if count < HELD_OUT else ""
     plural = "sources" if len(held_out) > 1 else "source"
-    return len(calibrating), f"{count} samples{fewer}, from {len(held_out)} {plural} that gave no calibration sample"
+    samples = "samples" if count > 1 else "sample"
+    return len(calibrating), f"{count} {samples}{fewer}, from {len(held_out)} {plural} that gave no calibration sample"
 
 
 def spread(sources: list[media.Source], recipe: Recipe, most: int) -> Iterator[Sample]:

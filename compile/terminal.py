@@ -184,7 +184,8 @@ def notes(
     told = []
     measured = [drift.samples for row in rows if not row.emulated for drift in row.drift]
     if measured and max(measured) < USUAL_SAMPLES:
-        told.append(f"drift was measured on {max(measured)} held-out samples only: fewer than {USUAL_SAMPLES}.")
+        plural = "samples" if max(measured) > 1 else "sample"
+        told.append(f"drift was measured on {max(measured)} held-out {plural} only: fewer than {USUAL_SAMPLES}.")
     if any(row.status == "built_not_run" for row in rows):
         told.append(
             "not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "

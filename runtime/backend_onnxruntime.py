@@ -21,8 +21,8 @@ from deploy_runtime.manifest import sha256
 from deploy_runtime.session import Array, NotHereError, Session, cannot_open, cannot_run, check_names
 from deploy_runtime.spec import Batch, Tensor
 
-INSTALL = "pip install 'onnxruntime>=1.24,<2'"
-INSTALL_GPU = "pip install 'onnxruntime-gpu>=1.24,<2'"
+INSTALL = "pip install 'onnxruntime>=1.23,<2'"
+INSTALL_GPU = "pip install 'onnxruntime-gpu>=1.23,<2'"
 PRECISIONS = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16")}
 FATAL = 4  # ONNX Runtime's severities: 0 verbose to 4 fatal; what goes wrong also comes as an exception
 MOST_CACHED_BYTES = 1 << 30  # larger graphs may keep weights beside them, which the saved graph could not hold
