@@ -1,23 +1,28 @@
 """ONNX Runtime: a graph is what ships; it is optimised here to see that it loads, and into which operators.
 
-INT8 on an x86 processor needs another form of the same quantized graph (`rewrite_onnxruntime`): the symmetric one
-runs its slow kernels. What each node got is read from the optimised graph that ONNX Runtime itself saves, at the
-level below the last: the last only changes memory layouts, and in doing so loses the names of convolutions. That it
-leaves the number of operators of each precision alone is checked. The trap: a convolution whose *output* is not
-quantized, too, is computed in float without a word.
+On an x86 processor clips are computed as pictures (`lower_onnxruntime`), and INT8 needs another form of the same
+quantized graph (`rewrite_onnxruntime`): the symmetric one runs its slow kernels. What each node got is read from the
+optimised graph that ONNX Runtime itself saves, at the level below the last: the last only changes memory layouts, and
+in doing so loses the names of convolutions. That it leaves the number of operators of each precision alone is checked.
+The trap: a convolution whose *output* is not quantized, too, is computed in float without a word.
 """
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
 from deploy_compile.build import Refused, Unauditable
 from deploy_compile.heavy import heavy_nodes
+from deploy_compile.lower_onnxruntime import lower_float
 from deploy_compile.results import Layer, Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
+from deploy_runtime.spec import Batch
 
 # Operators of the optimised graph by the kind of arithmetic that they do on integers; every other one is float.
 INTEGER_OPS = frozenset(
@@ -33,17 +38,19 @@ SILENT = 4  # ONNX Runtime's log severity that only tells of fatal errors: ours 
 
 
 def build(
-    out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges | None, provider: str
+    out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges | None, provider: str, batch: Batch
 ) -> tuple[Path, tuple[Layer, ...]]:
     """Make `graph` ready for ONNX Runtime; return the file with the precision of each heavy node of `fp32`.
 
     Raises Refused where ONNX Runtime does not take it.
     """
-    file = graph
+    file, x86 = graph, platform.machine() in X86
     if precision.startswith("int8"):
         assert ranges is not None, "INT8 is only ever built after calibration"
-        unsigned = platform.machine() in X86
-        file = rewrite(graph, out / "model.onnx", ranges, unsigned=unsigned)
+        file = rewrite(graph, out / "model.onnx", ranges, unsigned=x86, batch=batch if x86 else None)
+    elif x86 and provider == "CPUExecutionProvider":
+        with suppress(DecodeError), _refusing():  # what is no graph is refused below, in ONNX Runtime's words
+            file = lower_float(graph, out / "model.onnx", batch)
     named, final = (_optimised(out, file, provider, level) for level in ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"))
     if _kinds(named) + _normalisations(named, final) != _kinds(final):
         raise Unauditable(
@@ -80,20 +87,27 @@ def _optimised(out: Path, graph: Path, provider: str, level: str) -> Any:
     options.log_severity_level = SILENT
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{saved.name}.data")
-    state = ort.capi.onnxruntime_pybind11_state  # its exceptions share no parent but Exception
-    refusals = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    try:
+    with _refusing():
         session = ort.InferenceSession(graph, options, providers=[provider])
-    except refusals as error:
-        raise Refused(
-            f"ONNX Runtime does not take the graph: {' '.join(str(error).split())[:400]}", "Another backend may."
-        ) from error
     if provider not in session.get_providers():  # it goes on with the CPU, and only prints so
         raise Refused(f"ONNX Runtime's {provider} does not load here", "Install the libraries that it needs.")
     model = onnx.load(saved, load_external_data=False)
     for file in (saved, saved.with_name(f"{saved.name}.data")):
         file.unlink(missing_ok=True)
     return model
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Raise Refused for what ONNX Runtime raises."""
+    state: Any = import_module("onnxruntime").capi.onnxruntime_pybind11_state  # its exceptions share no parent
+    refusals = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        yield
+    except refusals as error:
+        raise Refused(
+            f"ONNX Runtime does not take the graph: {' '.join(str(error).split())[:400]}", "Another backend may."
+        ) from error
 
 
 def _kind(node: Any) -> str:

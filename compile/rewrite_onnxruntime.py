@@ -2,12 +2,13 @@
 
 ONNX Runtime computes a convolution in integers only where its input, weights *and output* are quantized and all
 tensors between integer operators pass through one Q/DQ pair; and on an x86 processor its kernels for S8 activations
-are several times slower than those for U8. So this pass takes the graph apart and quantizes again:
+are several times slower than those for U8. So this pass takes the graph apart, lowers what is left for this processor
+(`lower_onnxruntime`, exactly: what only moves has the quantization of what it was moved from), and quantizes again:
 
 1. Activations that heavy nodes read keep their grid; S8 with zero point 0 moves to U8 with 128: the same arithmetic.
 2. The outputs of quantized convolutions, behind the Relu that follows, are quantized by their own calibrated range.
 3. So are the results of Add, Mul, Sigmoid, Relu and global pooling whose operands are all quantized by then; a mean
-   over all positions is written as the global pooling that it is.
+   over all positions, in one step or two (`split_means`), is written as the global pooling that it is.
 4. The bias of a Gemm becomes an INT32 constant in units of input scale times weight scale, which its integer kernel
    asks for (rounding below 1/2 of such a unit; for convolutions ONNX Runtime does that itself).
 5. Operators that only move values (MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze) pass a quantization on
@@ -28,26 +29,37 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from deploy_compile.convolution import set_nodes
 from deploy_compile.grids import MIDDLE, UNSIGNED_STEPS, Grid, grid
+from deploy_compile.lower_onnxruntime import lower_for_cpu
 from deploy_compile.onnx_graph import array, drop_unread, inferred, links, load, save, taken, unique
 from deploy_compile.results import Range, Ranges
+from deploy_runtime.spec import Batch
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 POINTWISE = frozenset({"Add", "Mul", "Sigmoid", "Relu", "GlobalAveragePool"})
 MOVERS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 
 
-def rewrite(source: Path, destination: Path, ranges: Ranges, *, unsigned: bool = True) -> Path:
+def rewrite(
+    source: Path, destination: Path, ranges: Ranges, *, unsigned: bool = True, batch: Batch | None = None
+) -> Path:
     """Write the form of the quantized graph `source` that ONNX Runtime runs fast to `destination` and return it.
 
-    `ranges` are those of the fp32 graph's tensors; `unsigned` is right for x86.
+    `ranges` are those of the fp32 graph's tensors; `unsigned` is right for x86. With `batch`, what the engine serves,
+    the graph is lowered for such a processor.
     Raises ValueError for a graph whose activations are not 8 bits wide.
     """
-    model = load(source)
+    model, seen = load(source), dict(ranges.tensors)
     grids = _strip(model.graph)
     _pool_means(model)
+    if batch is not None:
+        outputs = {value.name for value in model.graph.output}  # they stay float, and so does what becomes one
+        for new, old in lower_for_cpu(model, batch, quantized=True).origin.items():
+            grids |= {new: grids[old]} if old in grids else {}
+            seen |= {new: seen[old]} if old in seen and old not in outputs else {}
     _pass_back(model.graph, grids)
-    _spread(model, grids, ranges.tensors)
+    _spread(model, grids, seen)
     _hold_probabilities(model.graph, grids)
     _quantize_biases(model, grids)
     _insert(model, grids, np.uint8 if unsigned else np.int8)
@@ -84,7 +96,7 @@ def _strip(graph: onnx.GraphProto) -> dict[str, Grid]:
 def _pool_means(model: onnx.ModelProto) -> None:
     """Write a ReduceMean over all axes behind the channels as GlobalAveragePool, which has an integer kernel."""
     known = links(model)
-    shapes = inferred(model)
+    shapes, joined = inferred(model), False
     for node in model.graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in known.constants:
             continue
@@ -94,6 +106,19 @@ def _pool_means(model: onnx.ModelProto) -> None:
         if axes == list(range(2, rank)) and keeps and axes:
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
+            parts = known.producers.get(node.input[0])
+            if parts is not None and _averages_slices(parts, shapes):
+                node.input[0], joined = parts.input[0], True
+    if joined:
+        set_nodes(model, list(model.graph.node))
+
+
+def _averages_slices(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, tuple[int | None, ...]]]) -> bool:
+    """Whether a pool averages all but the first spatial axis, so that it has the mean of what it was given."""
+    lists = {item.name: tuple(item.ints) for item in node.attribute}
+    size = shapes[node.input[0]][1][2:] if node.input[0] in shapes else ()
+    plain = not any(lists.get("pads", ())) and lists.get("strides", (1,))[0] == 1 and "dilations" not in lists
+    return node.op_type == "AveragePool" and plain and bool(size) and lists.get("kernel_shape") == (1, *size[1:])
 
 
 def _pass_back(graph: onnx.GraphProto, grids: dict[str, Grid]) -> None:
@@ -122,7 +147,7 @@ def _spread(model: onnx.ModelProto, grids: dict[str, Grid], ranges: Mapping[str,
         readers = known.consumers.get(node.output[0], ())
         before_relu = len(readers) == 1 and readers[0].op_type == "Relu" and node.output[0] not in outputs
         tensor = readers[0].output[0] if before_relu else node.output[0]
-        if tensor not in outputs and tensor not in grids:
+        if tensor not in outputs and tensor not in grids and tensor in ranges:  # it is not where lowering summed anew
             grids[tensor] = grid(ranges[tensor], before_relu or node.op_type == "Relu")
 
 

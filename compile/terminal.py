@@ -234,7 +234,8 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
         table.add_row(f"[bold]{family}[/]")
         for recipe in recipes:
             if recipe.family == family:
-                takes, gives = ("\n".join(map(_short, tensors)) for tensors in (recipe.data_inputs, recipe.data_outputs))
+                sides = (recipe.data_inputs, recipe.data_outputs)
+                takes, gives = ("\n".join(map(_short, tensors)) for tensors in sides)
                 table.add_row(f"  {recipe.name}", f"{recipe.parameters / 1e6:.1f} M", takes, gives)
     return table
 

@@ -1,0 +1,147 @@
+"""What each pass that rewrites graphs for ONNX Runtime is worth: its engines with and without it, side by side.
+
+    python benchmarks/passes.py                   every model below
+    python benchmarks/passes.py x3d_s             this one
+    python benchmarks/passes.py --page            docs/passes.md again, from the results that stand
+
+For each model and precision the engine that ships, the same with one pass left out, and one with none of them, in
+processes of their own and interleaved in one run, on one thread; seconds are of processor time. And OpenVINO, which
+ships without, with clips as frames. A result that stands is kept until it is asked for with --again.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from passes_page import write_page
+from passes_run import FRAMES, MEANS, UNSIGNED, VECTORS
+from provenance import commit
+
+from deploy_compile.cache import Stages
+from deploy_compile.export import export
+from deploy_compile.load import load
+from deploy_compile.machine import facts, versions
+from deploy_compile.options import Options, fitted
+from deploy_compile.quantize import quantize
+from deploy_compile.ranges import calibrate
+from deploy_compile.sample_files import paths
+from deploy_compile.samples import collect
+from deploy_compile.simplify import simplify
+from deploy_compile.worker import Worker
+from deploy_recipes import Recipe
+from deploy_runtime import device_cache, timing
+
+RESULTS = Path(__file__).parent / "results" / "passes"
+MODELS = ("x3d_s", "x3d_m", "r2plus1d_r50", "slowfast_r50", "efficientnet_b0")
+SHIPS, NONE = "all", "none"
+EXACT: Mapping[str, tuple[str, ...]] = {  # what is left out; U8 stays, since without it INT8 is another order of slow
+    SHIPS: (), f"no {FRAMES}": (FRAMES,), f"no {VECTORS}": (VECTORS,), NONE: (FRAMES, VECTORS),
+}  # fmt: skip
+INT8: Mapping[str, tuple[str, ...]] = {
+    SHIPS: (), f"no {FRAMES}": (FRAMES,), f"no {VECTORS}": (VECTORS,), f"no {MEANS}": (MEANS,),
+    f"no {UNSIGNED}": (UNSIGNED,), NONE: (FRAMES, VECTORS, MEANS),
+}  # fmt: skip
+VARIANTS = {"fp32": EXACT, "int8": INT8}
+SAMPLES = 4  # held-out ones, on which answers are compared
+BUDGET_S, LEAST_ROUNDS = 60.0, 8
+TIMEOUT_S = 3600.0
+
+
+def measure(name: str, scratch: Path) -> dict[str, Any]:
+    """Build and time every variant of a model."""
+    options = Options(name, int8=True, targets=("cpu",), threads=1)
+    recipe = fitted(options)
+    run = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
+    loaded = run(load, recipe, name, {}, "seeded", None, options.uncertainty)
+    samples = run(collect, recipe, None, "auto", False)
+    fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter))
+    ranges = run(calibrate, fp32, samples.calibration, "auto", options.threads)
+    int8 = run(quantize, fp32, ranges, recipe.keep_float, "cpu")
+    found: dict[str, Any] = {}
+    for precision, graph in (("fp32", fp32), ("int8", int8)):
+        files = {}
+        for number, (variant, off) in enumerate(VARIANTS[precision].items()):
+            out = scratch / precision / str(number)
+            out.mkdir(parents=True)
+            with Worker(1) as worker:
+                args = (out, graph.path, fp32.path, precision, ranges, off)
+                files[variant] = worker.call("passes_run:build", *args, timeout_s=TIMEOUT_S)
+        held_out = paths(samples.held_out)[:SAMPLES]
+        found[precision] = _timed(files, "onnxruntime", precision, recipe, held_out, scratch)
+        if precision == "fp32" and files[SHIPS] != graph.path:
+            forms = {SHIPS: graph.path, f"with {FRAMES}": files[SHIPS]}
+            found["openvino fp32"] = _timed(forms, "openvino", precision, recipe, held_out, scratch)
+    return found
+
+
+def _timed(
+    files: Mapping[str, Path], backend: str, precision: str, recipe: Recipe, samples: list[Path], scratch: Path
+) -> dict[str, Any]:
+    """Let all variants take turns; how much slower each is than what ships, and how far their answers are apart."""
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        answers: dict[str, dict[str, np.ndarray]] = {}
+        for variant, file in files.items():
+            workers[variant] = stack.enter_context(Worker(1))
+            args = (backend, file, precision, recipe.inputs, recipe.outputs, samples)
+            workers[variant].hold("passes_run:Engine", *args, timeout_s=TIMEOUT_S)
+            workers[variant].held("answers", scratch / "answers.npz", timeout_s=TIMEOUT_S)
+            with np.load(scratch / "answers.npz") as arrays:
+                answers[variant] = dict(arrays)
+        turns = {
+            variant: (lambda worker=worker: float(worker.held("turn", timeout_s=TIMEOUT_S)))
+            for variant, worker in workers.items()
+        }
+        times = timing.interleave(turns, BUDGET_S, SHIPS, least_rounds=LEAST_ROUNDS)
+    return {
+        variant: {
+            "ms": float(np.median(times[variant])) * timing.MS,
+            "slower": list(timing.ratio_interval(times[variant], times[SHIPS])),
+            "difference": max(
+                float(np.abs(got - answers[SHIPS][output]).max() / np.abs(answers[SHIPS][output]).max())
+                for output, got in answers[variant].items()
+            ),
+            "runs": len(times[variant]),
+        }
+        for variant in files
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="names (default: all)")
+    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    given = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import passes_run
+    for name in () if given.page else given.models or MODELS:
+        path = RESULTS / f"{name}.json"
+        if path.exists() and not given.again:
+            continue
+        at = commit()
+        with tempfile.TemporaryDirectory() as folder:
+            result = {
+                "model": name,
+                "date": datetime.now(UTC).date().isoformat(),
+                "commit": at,
+                "machine": dict(facts()),
+                "versions": dict(versions("onnxruntime-gpu")),
+                **measure(name, Path(folder)),
+            }
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(path)
+        print(name, flush=True)
+    write_page(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""docs/passes.md from the results of benchmarks/passes.py; by hand is only what was tried once and left out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parent.parent / "docs" / "passes.md"
+KINDS = {"fp32": "ONNX Runtime fp32", "int8": "ONNX Runtime int8", "openvino fp32": "OpenVINO fp32, without and with"}
+HEAD = """# Graph passes for ONNX Runtime: what each is worth
+
+Made by `python benchmarks/passes.py` from the results in `benchmarks/results/passes`: the engine that ships beside the
+same one with a pass left out, and with none (but U8), interleaved in one run on one thread. Numbers are how many times
+**slower** an engine is than the one that ships (processor time, medians, 95 % interval): above 1 the pass pays.
+
+* **clips as frames** (`compile/lower_3d.py`): 3-D convolutions and what surrounds them as 2-D ones.
+* **whole vectors** (`compile/pad_channels.py`): channels around depthwise convolutions filled up to a multiple of 16.
+* **pooled means** (`compile/rewrite_onnxruntime.py`): a mean over all positions as pooling, which has an INT8 kernel.
+* **U8** (the same): activations as U8 instead of S8.
+
+*differs* is the largest difference between the answers of the engine with none of them and of the one that ships, over
+the largest answer, on 4 held-out samples. In fp32 it is rounding, of sums in another order; where it is 0 in INT8 not
+one integer differs.
+
+When a pass is applied follows from the graph, not from a model's name: see `compile/lower_onnxruntime.py`. All of this
+is for ONNX Runtime on x86 processors. OpenVINO has fast kernels for clips: it gets them as they are.
+
+{machines}
+"""
+FOOT = """
+Tried once (AMD EPYC with AVX2, processor time; how fast what ships would be with it, 1 being as it is) and left out:
+
+* X3D's stem, 1x3x3 and then 5x1x1 depthwise, merged to one 5x3x3: 0.93 in fp32, 0.80 in INT8 (x3d_s).
+* Neighbours in time made by Pad: 0.90; by Slice on floats: 0.93 (x3d_s); by Gather on integers: 0.95 to 0.96
+  (slowfast_r50, r2plus1d_r50).
+* Dense floats as frames: 0.94 (r2plus1d_r18), 1.03 (slowfast_r50), 1.11 (r2plus1d_r50): not worth a rule that tells
+  them apart, so that fp32 graphs stay clips where no depthwise convolution over clips is among them.
+* A float convolution as frames that is alone among other operators, as MViT's patches are made: 0.975 of mvit_base.
+* Depthwise convolutions over clips as sums where nothing around them is frames, as MViT pools: 0.77 of one such layer.
+* In INT8 all as frames but the depthwise convolutions, with transposes around each of those: 0.57 (x3d_s).
+"""
+
+
+def write_page(results: Path) -> None:
+    """Write the page: a table a backend and precision."""
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    machines = sorted({_machine(result) for result in found})
+    text = HEAD.format(machines=f"Measured on {'; '.join(machines)}." if machines else "Nothing is measured yet.")
+    tables = [line for kind in KINDS for line in _table([result for result in found if kind in result], kind)]
+    PAGE.write_text("\n".join([text, *tables]) + FOOT)
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores, {result['date']}"
+
+
+def _table(results: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
+    if not results:
+        return []
+    variants = [variant for variant in results[0][kind] if variant != "all"]
+    lines = [f"## {KINDS[kind]}", "", f"| model | ships, ms | {' | '.join(variants)} | differs | commit |"]
+    lines.append(f"| --- | ---: |{' --- |' * len(variants)} ---: | --- |")
+    for result in results:
+        rows = result[kind]
+        cells = " | ".join(_slower(rows[variant]["slower"]) for variant in variants)
+        differs = f"{rows[variants[-1]]['difference']:.0e}"
+        lines.append(f"| `{result['model']}` | {rows['all']['ms']:.0f} | {cells} | {differs} | {result['commit']} |")
+    return [*lines, ""]
+
+
+def _slower(interval: Sequence[float]) -> str:
+    ratio, low, high = interval
+    return f"{ratio:.2f} ({low:.2f}–{high:.2f})"

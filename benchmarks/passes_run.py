@@ -1,0 +1,58 @@
+"""Engines of ONNX Runtime with single passes left out, and their times: each made and run in a process of its own."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deploy_compile import build_onnxruntime, lower_onnxruntime, rewrite_onnxruntime
+from deploy_compile.results import Ranges
+from deploy_compile.sample_files import save
+from deploy_runtime import backends
+from deploy_runtime.spec import Batch, Tensor
+
+FRAMES, VECTORS, MEANS, UNSIGNED = "clips as frames", "whole vectors", "pooled means", "U8"
+
+
+def build(out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges, off: Sequence[str]) -> Path:
+    """Build the engine that ships, without the passes named in `off`."""
+    if FRAMES in off:
+        lower_onnxruntime.lower = lambda *_: {}
+    if VECTORS in off:
+        lower_onnxruntime.pad_channels = lambda *_, **__: 0
+    if MEANS in off:
+        rewrite_onnxruntime._pool_means = lambda *_: None
+    if UNSIGNED in off:
+        insert = rewrite_onnxruntime._insert
+        rewrite_onnxruntime._insert = lambda model, grids, _: insert(model, grids, np.int8)
+    file, _ = build_onnxruntime.build(out, graph, fp32, precision, ranges, "CPUExecutionProvider", Batch())
+    return file
+
+
+class Engine:
+    """An engine opened through the runtime that ships, on one thread."""
+
+    def __init__(
+        self,
+        backend: str,
+        file: Path,
+        precision: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        samples: Sequence[Path],
+    ) -> None:
+        self._session = backends.get(backend).open(file, precision, inputs, outputs, Batch(), 1, None)
+        self._samples = [dict(np.load(path)) for path in samples]
+
+    def turn(self) -> float:
+        """Run once to warm up, then once more; return the seconds of processor time of that, whoever else computes."""
+        self._session.run(self._samples[0])
+        begun = time.process_time()
+        self._session.run(self._samples[0])
+        return time.process_time() - begun
+
+    def answers(self, out: Path) -> None:
+        """Write the answers to all samples, stacked on axis 0."""
+        found = [self._session.run(sample) for sample in self._samples]
+        save(out, {name: np.concatenate([one[name] for one in found]) for name in found[0]})

@@ -1,0 +1,116 @@
+"""What ONNX Runtime's kernels for x86 processors want of a float graph: pictures, and whole vectors of channels.
+
+Two exact passes, in this order: channels around depthwise convolutions are filled up (`pad_channels`), and clips become
+frames (`lower_3d`). When, follows from the graph and from what docs/passes.md measures. INT8 always gains by frames;
+floats gain much where depthwise convolutions over clips are among them and little or less than nothing elsewhere
+(0.94 to 1.11), so that there they stay clips. Floats on clips gain nothing by whole vectors. Elsewhere than on x86
+nothing is done, nor is a clip made frames for a range of batch sizes.
+
+Promise: what changed was run beside what was given, on noise, and the largest difference over the largest answer is
+stated in the graph's metadata. Two traps, for which a graph is left alone: a body (of If, Loop, Scan) reads tensors
+that no list of inputs tells of; and clips of any length have no fixed number of frames.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from deploy_compile.frames import CLIP
+from deploy_compile.lower_3d import lower
+from deploy_compile.onnx_graph import attribute, save
+from deploy_compile.pad_channels import pad_channels
+from deploy_runtime.spec import Batch
+
+MOST_RELATIVE = 1e-3  # max |difference| / max |answer|: rounding in other orders, as in `simplify`
+CHECK_SEED = 2003
+STATED = "max |difference| / max |answer| of the graph before it was lowered for ONNX Runtime"
+GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What was done: `difference` is None where that is nothing; `origin` is that of `lower_3d.lower`."""
+
+    difference: float | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+def lower_for_cpu(model: onnx.ModelProto, batch: Batch, *, quantized: bool) -> Lowered:
+    """Rewrite a graph without activations' Q/DQ pairs in place; `quantized`: they will come back.
+
+    Raises ValueError where the answers change by more than rounding: a pass broke its promise.
+    """
+    nodes = model.graph.node
+    bodies = any(item.type in GRAPHS for node in nodes for item in node.attribute)
+    behind_batch = [dim for value in model.graph.input for dim in value.type.tensor_type.shape.dim[1:]]
+    if bodies or not any(map(_concerned, nodes)) or not all(dim.HasField("dim_value") for dim in behind_batch):
+        return Lowered()
+    before = onnx.ModelProto()
+    before.CopyFrom(model)
+    pays = quantized or any(map(_depthwise_over_clips, nodes))
+    filled = pad_channels(model, ranks=(4, 5) if quantized or batch.fixed else (4,))
+    origin = lower(model, batch.best) if batch.fixed and pays else {}
+    if not filled and not origin:
+        return Lowered()
+    found = _difference(before, model, batch.best)
+    if not found <= MOST_RELATIVE:
+        raise ValueError(f"lowering for ONNX Runtime moved the answers by {found:.2g} of their scale")
+    model.metadata_props.add(key=STATED, value=f"{found:.1e}")
+    return Lowered(found, origin)
+
+
+def _concerned(node: onnx.NodeProto) -> bool:
+    """Whether a pass may have something to do with a node: it is a convolution over clips or in groups."""
+    return node.op_type == "Conv" and (len(_window(node)) == CLIP - 2 or attribute(node, "group", 1) > 1)
+
+
+def _depthwise_over_clips(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Conv" and len(_window(node)) == CLIP - 2 and attribute(node, "group", 1) > 1
+
+
+def _window(node: onnx.NodeProto) -> Sequence[int]:
+    return next((item.ints for item in node.attribute if item.name == "kernel_shape"), ())
+
+
+def lower_float(source: Path, destination: Path, batch: Batch) -> Path:
+    """Write a float graph's form that ONNX Runtime runs fast to `destination`; return `source` where it is that."""
+    model = onnx.load(source)
+    if lower_for_cpu(model, batch, quantized=False).difference is None:
+        return source
+    path = save(model, destination)
+    onnx.checker.check_model(str(path), full_check=True)
+    return path
+
+
+def _difference(before: onnx.ModelProto, after: onnx.ModelProto, batch: int) -> float:
+    """Return the largest difference of their answers to noise, over the largest answer of the same output."""
+    feed = {}
+    random_values = np.random.default_rng(CHECK_SEED)
+    for value in before.graph.input:
+        shape = [dim.dim_value or batch for dim in value.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        feed[value.name] = random_values.standard_normal(shape).astype(dtype)
+    wanted, found = _answers(before, feed), _answers(after, feed)
+    tiny = float(np.finfo(np.float32).tiny)
+    return max(
+        float(np.abs(got - answer).max()) / max(float(np.abs(answer).max()), tiny)
+        for got, answer in zip(found, wanted, strict=True)
+    )
+
+
+def _answers(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    ort: Any = import_module("onnxruntime")  # it has no types
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal: ours are told by exceptions
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:  # a file, since a message of 2 GiB cannot be handed over
+        path = save(model, Path(folder) / "model.onnx")
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(answer) for answer in session.run(None, feed)]
