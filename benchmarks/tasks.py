@@ -1,0 +1,125 @@
+"""Small real tasks, trained here and compiled: accuracy before and after fp16, bf16 and int8, and the page of it.
+
+    python benchmarks/tasks.py                    all of them; minutes each
+    python benchmarks/tasks.py resnet18-digit     this one
+    python benchmarks/tasks.py --page             docs/tasks.md again, from the results that stand
+
+Each task (benchmarks/tasks_list.py) trains a recipe's own network on scenes of handwritten digits, compiles the
+checkpoint as `deploy-compile recipe NAME --weights CHECKPOINT --calibration DIR --int8 --fp16` does, and asks every
+candidate, not only the one that would ship, about the same 1,000 test scenes. It leaves
+benchmarks/results/tasks/NAME.json; a result that stands is kept until it is deleted or asked for with --again.
+Checkpoints stay in the user's cache ($DEPLOY_CACHE). Nothing here is timed: other work may run beside it.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from provenance import commit
+from tasks_list import TASKS, Task, get
+from tasks_page import write_page
+
+from deploy_compile.machine import facts
+from deploy_runtime.data import encode
+from deploy_runtime.errors import DeployError
+
+RESULTS = Path(__file__).parent / "results" / "tasks"
+SAMPLES = 1000  # of the test, each of a digit of its own
+THREADS = 1  # nothing is timed, and beside other work a second one mostly waits
+COMPUTE_CAPABILITIES = ("sm86",)  # the engines are not run here, and their graph is the same for all
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Train, compile and score one task in a process of its own; its result, or the reason why there is none."""
+    begun, at = time.monotonic(), commit()
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        quiet = {"OPENBLAS_NUM_THREADS": "1"}  # the drawing's tiny products gain nothing from a second thread
+        command = [sys.executable, __file__, task.name, "--into", str(result)]
+        ended = subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
+        made = json.loads(result.read_text()) if result.exists() else {"failed": f"the run ended with {ended}"}
+    return {
+        "task": task.name,
+        "recipe": task.recipe,
+        "params": dict(task.params),
+        "about": task.about,
+        "reduced": task.reduced,
+        "training": encode(task.training),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": at,
+        "machine": dict(facts()),
+        "seconds": round(time.monotonic() - begun, 1),
+        **made,
+    }
+
+
+def run(task: Task) -> dict[str, Any]:
+    """Train or find the checkpoint, compile it, and score PyTorch and every candidate."""
+    from tasks_score import score, test_on
+    from tasks_train import calibrate_on, train
+
+    from deploy_compile.cache import Stages
+    from deploy_compile.options import Options, fitted
+    from deploy_compile.pipeline import verify
+    from deploy_runtime import device_cache
+
+    stages = Stages(device_cache.folder(), lambda *told: print(" ", *told, flush=True), lambda *_: None)
+    recipe = fitted(Options(task.recipe, task.params))
+    trained = stages(train, recipe, task.params, task.draw, task.training)
+    options = Options(
+        task.recipe,
+        task.params,
+        weights=trained.checkpoint,
+        fp16=True,
+        int8=True,
+        calibration=stages(calibrate_on, recipe, task.draw).folder,
+        compute_capabilities=COMPUTE_CAPABILITIES,
+        threads=THREADS,
+    )
+    found: dict[str, Any] = {"loss": trained.loss, "validation": trained.validation, "samples": SAMPLES}
+    try:
+        made = verify(recipe, options, stages)
+    except DeployError as error:
+        return {**found, "failed": error.message}
+    with tempfile.TemporaryDirectory() as folder:
+        truth = test_on(Path(folder), recipe, task.draw, SAMPLES)
+        scored = score(recipe, made, Path(folder), truth, THREADS)
+    repairs = {target: encode(repair) for target, repair in made.repairs.items()}
+    return {**found, "failed": "", "parameters": made.loaded.parameters, "repairs": repairs, **scored}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", help="names (default: all)")
+    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    wanted = [get(name) for name in given.tasks] or TASKS
+    if given.into:
+        given.into.write_text(json.dumps(run(wanted[0])))
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for task in () if given.page else wanted:
+        path = RESULTS / f"{task.name}.json"
+        if path.exists() and not given.again:
+            continue
+        print(task.name, flush=True)
+        result = measure(task)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(path)
+        told = result["failed"] or f"PyTorch {result['torch']['accuracy']['value']:.1%}"
+        print(f"{task.name}: {told} ({result['seconds']:.0f} s)", flush=True)
+    write_page(RESULTS, [task.name for task in TASKS])
+
+
+if __name__ == "__main__":
+    main()
