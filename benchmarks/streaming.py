@@ -1,0 +1,227 @@
+"""What a new frame costs a stream: one step beside the whole window again; and whether time, memory and drift stay.
+
+    python benchmarks/streaming.py                       the networks over frames, full size: 500 steps each
+    python benchmarks/streaming.py resnet50_gru          this one
+    python benchmarks/streaming.py --twins               their reduced twins: 10,000 steps each
+    python benchmarks/streaming.py --page                docs/streaming-measured.md again, from the results that stand
+
+A recipe is compiled for the CPU (seeded weights, --int8), and every candidate of its bundle that passed is opened by
+the runtime that ships. *window* is `model.run` over the clip of the recipe (16 frames), *step* is one frame through
+`model.stream()`; both take turns in one run, on one thread, 95 % intervals. Then the stream goes on for many steps: the
+last tenth's median time over the first tenth's, memory gained after the first hundred steps, and SQNR against
+PyTorch that carries its own state, of the first hundred steps and of the last. Results go to
+benchmarks/results/streaming, one file a network; what stands there is kept until --again.
+"""
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import commit
+from streaming_page import write_page
+
+import deploy_recipes
+from deploy_compile.machine import facts
+from deploy_recipes import Recipe
+from deploy_runtime.data import encode
+
+RESULTS = Path(__file__).parent / "results" / "streaming"
+NETWORKS = ("resnet50_lstm", "resnet50_gru", "efficientnet_b5_gru", "resnet50_tecno")
+STEPS, TWIN_STEPS = 500, 10_000
+EARLY = 100  # steps whose drift the last ones' is compared with
+SEED = 7001
+BUDGET_S = 60.0  # for one step against window
+THREADS = 1
+COMPILE_S = 3600
+RESAMPLES = 1000
+TENTHS = 10
+
+
+def measure(name: str, twin: bool, steps: int) -> dict[str, Any]:
+    """Compile one network and measure every candidate of its bundle, each in a process of its own."""
+    begun, at, recipe = time.monotonic(), commit(), deploy_recipes.get(name)
+    params = dict(recipe.twin) if twin else {}
+    found: dict[str, Any] = {"failed": "", "candidates": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, film = Path(folder) / "bundle", Path(folder) / "film.npz"
+        words = [word for key, value in params.items() for word in ("--param", f"{key}={value}")]
+        command = [sys.executable, "-m", "deploy_compile", "recipe", name, "--int8", "--target", "cpu", *words]
+        made = subprocess.run(
+            [*command, "--out", str(bundle)], capture_output=True, text=True, check=False, timeout=COMPILE_S
+        )
+        if made.returncode:
+            found["failed"] = made.stderr.strip().splitlines()[-1]
+        else:
+            carried(recipe.fitted(recipe.values(params)), name, params, steps, film)
+            for candidate in shipped(bundle):
+                result = Path(folder) / "result.json"
+                own = [sys.executable, __file__, name, "--of", str(bundle), "--candidate", candidate]
+                rest = ["--film", str(film), "--steps", str(steps), "--into", str(result)]
+                ended = subprocess.run([*own, *rest], check=False).returncode
+                row = json.loads(result.read_text()) if ended == 0 else {"failed": f"the run ended with {ended}"}
+                found["candidates"][candidate] = row
+                result.unlink(missing_ok=True)
+    return {
+        "recipe": name,
+        "twin": twin,
+        "params": params,
+        "frames": recipe.fitted(recipe.values(params)).frames,
+        "steps": steps,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": at,
+        "machine": dict(facts()),
+        "seconds": round(time.monotonic() - begun, 1),
+        **found,
+    }
+
+
+def shipped(bundle: Path) -> list[str]:
+    """Return the names of the candidates that passed on this processor."""
+    from deploy_runtime import manifest
+
+    rows = manifest.read(bundle).candidates
+    return [row.name for row in rows if row.status == "passed" and row.file is not None and row.target == "cpu"]
+
+
+def film_of(recipe: Recipe, steps: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield so many frames of synthetic clips, one after the other, as a step takes them."""
+    from deploy_compile import synthetic
+
+    for start in range(0, steps, recipe.frames):
+        clip = synthetic.sample(recipe, SEED, start // recipe.frames)
+        for place in range(min(recipe.frames, steps - start)):
+            yield {
+                tensor.name: clip[tensor.name].take([place], tensor.layout.index("T")) for tensor in recipe.data_inputs
+            }
+
+
+def carried(recipe: Recipe, name: str, params: dict[str, str], steps: int, path: Path) -> None:
+    """Write PyTorch's logits for every frame of the film, its own state carried on."""
+    import torch
+
+    from deploy_compile.cache import Stages
+    from deploy_compile.load import load, module
+    from deploy_compile.samples import at_start
+    from deploy_compile.uncertainty import Uncertainty
+    from deploy_runtime import device_cache
+
+    stages = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
+    net = module(stages(load, recipe, name, params, "seeded", None, Uncertainty()))
+    state = [torch.from_numpy(array) for array in at_start({}, recipe).values()]
+    said = []
+    with torch.inference_mode():
+        for frame in film_of(recipe, steps):
+            logits, *others = net(*(torch.from_numpy(array) for array in frame.values()), *state)
+            state = others[-len(state) :]
+            said.append(logits.numpy())
+    np.savez(path, logits=np.concatenate(said, axis=1))
+
+
+def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> dict[str, Any]:
+    """Measure one candidate, in this process."""
+    from deploy_runtime import manifest, timing
+    from deploy_runtime.model import Model, open_session
+
+    found = manifest.read(bundle)
+    row = next(row for row in found.candidates if row.name == candidate)
+    recipe = deploy_recipes.get(name)
+    recipe = recipe.fitted(recipe.values(found.params))
+    model = Model(
+        found, row, open_session(bundle, found, row, THREADS), "", partial(open_session, bundle, found, row, THREADS)
+    )
+    with np.load(film) as arrays:
+        wanted = arrays["logits"]
+    frames = list(film_of(recipe, recipe.frames))
+    clip = {key: np.concatenate([frame[key] for frame in frames], axis=1) for key in frames[0]}
+    turning = model.stream()
+    runners = {
+        "window": lambda: _seconds(lambda: model.run(clip)),
+        "step": lambda: _seconds(lambda: turning.step(frames[0], copy=False)),
+    }
+    ratio = timing.interleave(runners, BUDGET_S, "window")
+    value, low, high = timing.ratio_interval(ratio["window"], ratio["step"])
+    long, spent, said, memory = model.stream(), np.empty(steps), np.empty_like(wanted), 0
+    for place, frame in enumerate(film_of(recipe, steps)):
+        if place == EARLY:
+            memory = resident()
+        begun = time.perf_counter()
+        answers = long.step(frame, copy=False)
+        spent[place] = time.perf_counter() - begun
+        said[:, place : place + 1] = answers["logits"]
+    tenth = steps // TENTHS
+    first, last = spent[tenth : 2 * tenth], spent[-tenth:]  # the first tenth warms up
+    slope = timing.ratio_interval(last, first)
+    return {
+        "failed": "",
+        "step_ms": round(float(np.median(ratio["step"])) * timing.MS, 3),
+        "window_ms": round(float(np.median(ratio["window"])) * timing.MS, 3),
+        "ratio": encode([value, low, high]),
+        "rounds": len(ratio["step"]),
+        "late_over_early": encode(list(slope)),
+        "gained_bytes": resident() - memory,
+        "first_db": _sqnr(wanted[:, :EARLY], said[:, :EARLY]),
+        "last_db": _sqnr(wanted[:, -EARLY:], said[:, -EARLY:]),
+        "agreement": float(np.mean(wanted.argmax(-1) == said.argmax(-1))),
+    }
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds."""
+    gc.collect()
+    text = Path("/proc/self/statm").read_text().split()[1]
+    return int(text) * 4096
+
+
+def _seconds(run: Any) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def _sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
+    error = float(np.square(got - wanted, dtype=np.float64).sum())
+    return round(10 * float(np.log10(np.square(wanted, dtype=np.float64).sum() / max(error, 1e-300))), 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", help=f"names (default: {', '.join(NETWORKS)})")
+    parser.add_argument("--twins", action="store_true", help="their reduced twins, for more steps")
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}, of twins {TWIN_STEPS}")
+    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    for option in ("--of", "--candidate", "--film", "--into"):
+        parser.add_argument(option, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.of:
+        result = stream(given.networks[0], Path(given.of), given.candidate, Path(given.film), given.steps)
+        Path(given.into).write_text(json.dumps(result))
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in () if given.page else given.networks or NETWORKS:
+        path = RESULTS / f"{name}{'-twin' if given.twins else ''}.json"
+        if path.exists() and not given.again:
+            continue
+        result = measure(name, given.twins, given.steps or (TWIN_STEPS if given.twins else STEPS))
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(path)
+        print(
+            f"{path.stem}: {result['failed'] or ', '.join(result['candidates'])} ({result['seconds']:.0f} s)",
+            flush=True,
+        )
+    write_page(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

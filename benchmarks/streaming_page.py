@@ -1,0 +1,66 @@
+"""The page of benchmarks/streaming.py, from the results that stand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parent.parent / "docs" / "streaming-measured.md"
+HEAD = """# Streams, measured
+
+Made by `python benchmarks/streaming.py` from the results in `benchmarks/results/streaming`: seeded weights, synthetic
+frames, one thread, the step and the whole window taking turns in one run.
+
+* *x window*: how many times cheaper a new frame is as one step than as the window of a clip run again, with its 95 %
+  interval.
+* *late / early*: the median step of the last tenth of a long stream over that of the second tenth: 1 is flat.
+* *memory*: gained from step 100 to the end.
+* *dB first, last*: SQNR of the logits against PyTorch that carries its own state, over the first and last 100 steps.
+* *agreement*: share of frames with PyTorch's class. Seeded weights decide by narrow margins: read it as the worst case.
+"""
+
+
+def write_page(results: Path) -> None:
+    """Write docs/streaming-measured.md."""
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    tables = [_table("Full size", [one for one in found if not one["twin"]])]
+    tables.append(_table("Reduced twins", [one for one in found if one["twin"]]))
+    PAGE.write_text("\n".join([HEAD, *filter(None, tables)]))
+
+
+def _table(title: str, found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
+    lines = [
+        f"## {title}\n",
+        "| network | candidate | step ms | window ms | x window | late / early | memory | dB first, last | agreement |",
+        "| --- | --- | ---: | ---: | --- | --- | ---: | --- | ---: |",
+    ]
+    for one in found:
+        lines += [_row(one, name, row) for name, row in one["candidates"].items()]
+        if one["failed"]:
+            lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | | | | |")
+    machines = sorted({f"{one['machine']['cpu']} ({one['machine']['instructions']}), {one['date']}" for one in found})
+    commits = ", ".join(f"`{one['recipe']}` {one['steps']:,} steps, {one['commit']}" for one in found)
+    return "\n".join([*lines, "", f"{'; '.join(machines)}. {commits}.\n"])
+
+
+def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:
+    if row["failed"]:
+        return f"| `{one['recipe']}` | {name}: {row['failed']} | | | | | | | |"
+    cells = (
+        f"`{one['recipe']}` of {one['frames']} frames",
+        name,
+        f"{row['step_ms']:.2f}",
+        f"{row['window_ms']:.1f}",
+        _interval(row["ratio"], 1),
+        _interval(row["late_over_early"], 2),
+        f"{row['gained_bytes'] / 2**20:+.1f} MiB",
+        f"{row['first_db']:.1f}, {row['last_db']:.1f}",
+        f"{row['agreement']:.1%}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(value: list[float], digits: int) -> str:
+    middle, low, high = (f"{number:.{digits}f}" for number in value)
+    return f"{middle} ({low}–{high})"
