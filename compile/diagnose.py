@@ -12,7 +12,7 @@ from typing import Any
 from deploy_compile import media, onnx_graph
 from deploy_compile.made_from import fitted
 from deploy_compile.results import Diagnosis, module_path
-from deploy_compile.samples import spread
+from deploy_compile.samples import images, spread
 from deploy_compile.sensitivity import sensitivity
 from deploy_compile.switches import Sample
 from deploy_runtime import manifest
@@ -92,4 +92,5 @@ def _golden(bundle: Path, found: Manifest) -> list[Sample]:
 
 
 def _read(folder: Path, found: Manifest, ref: str | None) -> Sequence[Sample]:
-    return list(islice(spread(media.sources(folder), fitted(found, ref), MOST_SAMPLES), MOST_SAMPLES))
+    recipe = fitted(found, ref)
+    return list(islice(spread(media.sources(folder, images(recipe)), recipe, MOST_SAMPLES), MOST_SAMPLES))

@@ -8,7 +8,7 @@ The trap: a file's name may be a patient's. It is said only in an error about th
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_compile import dicom
+from deploy_compile import dicom, pairs
+from deploy_compile.pairs import Pair
 from deploy_runtime.errors import DeployError
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -34,19 +35,25 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Source:
-    """Files that belong together, of one patient: they go to calibration or to the held-out set, all of them."""
+    """Files, or pairs of them, of one patient: they go to calibration or to the held-out set, all of them."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path | Pair, ...]
 
 
-def sources(folder: Path) -> list[Source]:
-    """Return the sources of a folder in sorted order. Raises DeployError where there is nothing to read."""
+def sources(folder: Path, images: Sequence[str] = ()) -> list[Source]:
+    """Return the sources of a folder in sorted order. Raises DeployError where there is nothing to read.
+
+    `images` names the inputs of a network that compares several images: the folder may then hold pairs (see `pairs`).
+    """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DeployError(f"the calibration folder {folder} {what}", "Give --calibration a folder of images or clips.")
     groups: dict[str, list[Path]] = {}
     others: set[str] = set()
-    for path in _files(folder):
+    files = _files(folder)
+    if len(images) > 1 and (found := pairs.find(folder, images, filter(_readable_kind, files))) is not None:
+        return [Source(of_one) for of_one in found]
+    for path in files:
         if _readable_kind(path):
             groups.setdefault(path.relative_to(folder).parts[0], []).append(path)
         else:

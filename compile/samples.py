@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy_compile import media, synthetic
+from deploy_compile.pairs import Pair
 from deploy_compile.results import Samples
 from deploy_compile.sample_files import paths, read, write
 from deploy_compile.saturation import doubts
@@ -84,7 +85,7 @@ def split(sources: list[media.Source]) -> tuple[list[media.Source], list[media.S
 
 
 def _from_folder(out: Path, recipe: Recipe, folder: Path) -> tuple[int, str]:
-    calibrating, held_out = split(media.sources(folder))
+    calibrating, held_out = split(media.sources(folder, images(recipe)))
     write(out / "calibration", spread(calibrating, recipe, MOST_CALIBRATION))
     count = write(out / "held_out", spread(held_out, recipe, MOST_HELD_OUT))
     fewer = f", fewer than {HELD_OUT}" if count < HELD_OUT else ""
@@ -107,17 +108,27 @@ def spread(sources: list[media.Source], recipe: Recipe, most: int) -> Iterator[S
             yield sample
 
 
-def _evenly(files: tuple[Path, ...], count: int) -> tuple[Path, ...]:
+def images(recipe: Recipe) -> tuple[str, ...]:
+    """Return the inputs of a network that compares several images, each a file of its own; none of any other."""
+    how = recipe.preprocess
+    compares = len(recipe.data_inputs) > 1 and how is not None and not how.pathways
+    return tuple(tensor.name for tensor in recipe.data_inputs) if compares else ()
+
+
+def _evenly(files: tuple[Path | Pair, ...], count: int) -> tuple[Path | Pair, ...]:
     return tuple(files[place * len(files) // count] for place in range(count))
 
 
-def _chained(files: Iterable[Path], recipe: Recipe, most: int) -> Iterator[Sample]:
+def _chained(files: Iterable[Path | Pair], recipe: Recipe, most: int) -> Iterator[Sample]:
     for path in files:
         yield from islice(of_file(path, recipe, most), most)
 
 
-def of_file(path: Path, recipe: Recipe, most: int) -> Iterator[Sample]:
-    """Yield the samples of one file: up to `most` windows of a video, or all that it holds ready."""
+def of_file(path: Path | Pair, recipe: Recipe, most: int) -> Iterator[Sample]:
+    """Yield the samples of one file, or of one pair: up to `most` windows of a video, or all that it holds ready."""
+    if isinstance(path, Pair):
+        yield _prepared({name: _image(file) for name, file in path.files.items()}, recipe, path)
+        return
     if path.suffix.lower() not in media.ARRAYS:
         frames = None if recipe.preprocess is None else recipe.preprocess.frames
         for window in media.windows(path, frames, most):
@@ -138,7 +149,19 @@ def of_file(path: Path, recipe: Recipe, most: int) -> Iterator[Sample]:
         yield from _ready(held, recipe, path)
 
 
-def _prepared(frames: media.Frames, recipe: Recipe, path: Path) -> Sample:
+def _image(path: Path) -> media.Frames:
+    """Decode one image of a pair. Raises DeployError."""
+    if path.suffix.lower() not in media.ARRAYS:
+        return next(iter(media.windows(path, None, 1)))
+    held = list(media.arrays(path).values())
+    if len(held) != 1 or held[0].dtype != np.uint8:
+        raise DeployError(
+            f"{path} holds no single image of 8 bits", "Give both inputs ready in one .npz, or save a uint8 image."
+        )
+    return np.asarray(held[0], np.uint8)
+
+
+def _prepared(frames: media.Frames | dict[str, media.Frames], recipe: Recipe, path: Path | Pair) -> Sample:
     if recipe.preprocess is None:
         raise DeployError(
             f"{recipe.name} does not say how frames become its inputs, and {path} holds frames",
