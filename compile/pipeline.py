@@ -19,6 +19,8 @@ from deploy_compile.evaluate import evaluate, predict_engine, predict_torch, ref
 from deploy_compile.export import export
 from deploy_compile.load import load
 from deploy_compile.options import Options
+from deploy_compile.pair_parity import pair_parity, pair_reference
+from deploy_compile.pair_parity import verdicts as pair_verdicts
 from deploy_compile.parity import parity
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
@@ -31,6 +33,7 @@ from deploy_compile.results import (
     Graph,
     Loaded,
     Outcome,
+    Paired,
     Parity,
     Ranges,
     Reference,
@@ -39,13 +42,13 @@ from deploy_compile.results import (
     Saturation,
     Speeds,
     Streamed,
-    StreamParity,
 )
 from deploy_compile.samples import collect
 from deploy_compile.saturation import saturation, symptoms
 from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
-from deploy_compile.stream_parity import stream_parity, stream_reference, verdicts
+from deploy_compile.stream_parity import stream_parity, stream_reference
+from deploy_compile.stream_parity import verdicts as stream_verdicts
 from deploy_compile.targets import Target, candidates, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Evaluation, Precision, Repair
@@ -124,7 +127,8 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     if ranges is not None and options.int8 and not samples.provenance.synthetic:
         samples = warned(samples, run(saturation, fp32, ranges, samples.held_out, threads))
     streamed = run(stream_reference, loaded, recipe, fp32, samples, threads) if recipe.streams else None
-    seen = Seen(recipe, options, samples, torch, fp32, ranges, streamed)
+    paired = run(pair_reference, loaded, recipe, samples, threads) if recipe.pair else None
+    seen = Seen(recipe, options, samples, torch, fp32, ranges, streamed, paired)
     graphs = [fp32]
     if ranges is not None and options.fp16:
         graphs.append(run(cast, fp32, ranges, "fp16"))
@@ -172,6 +176,7 @@ class Seen:
     fp32: Graph
     ranges: Ranges | None
     streamed: Streamed | None
+    paired: Paired | None
 
 
 @dataclass(frozen=True)
@@ -233,10 +238,7 @@ def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[W
         audited = run(audit, fp32, engine, graph.kept_float)
         drifts = run(parity, engine, graph, recipe, seen.samples, seen.torch, options.batch, options.threads)
         row = judged(recipe, seen.torch, engine, audited, drifts)
-        if seen.streamed is not None and row.status == "passed":
-            row = over_time(
-                recipe, row, run(stream_parity, engine, recipe, seen.streamed, options.batch, options.threads)
-            )
+        row = behaving(run, seen, engine, row) if row.status == "passed" else row
         tried.append(Tried(engine, row))
     return tried
 
@@ -276,12 +278,23 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
     return failing(row)
 
 
-def over_time(recipe: Recipe, row: Candidate, found: StreamParity) -> Candidate:
-    """The row of a candidate that passed clip by clip, judged as a stream too."""
-    if found.status != "passed":
-        return replace(row, status=found.status, reason=found.reason)
-    judged_too = (*row.verdicts, *verdicts(found.drift, recipe.limit(row.precision)))
-    return failing(replace(row, stream=found.drift, verdicts=judged_too))
+def behaving(run: Stages, seen: Seen, engine: Built, row: Candidate) -> Candidate:
+    """The row of a candidate that passed sample by sample, judged as a stream too, or by what has to hold of pairs."""
+    recipe, asked = seen.recipe, (seen.options.batch, seen.options.threads)
+    limit = recipe.limit(row.precision)
+    if seen.streamed is not None:
+        over_time = run(stream_parity, engine, recipe, seen.streamed, *asked)
+        if over_time.status != "passed":
+            return replace(row, status=over_time.status, reason=over_time.reason)
+        told = (*row.verdicts, *stream_verdicts(over_time.drift, limit))
+        row = failing(replace(row, stream=over_time.drift, verdicts=told))
+    if seen.paired is not None:
+        of_pairs = run(pair_parity, engine, recipe, seen.paired, *asked)
+        if of_pairs.status != "passed":
+            return replace(row, status=of_pairs.status, reason=of_pairs.reason)
+        told = (*row.verdicts, *pair_verdicts(of_pairs.drift, limit))
+        row = failing(replace(row, pair=of_pairs.drift, verdicts=told))
+    return row
 
 
 def failing(row: Candidate) -> Candidate:

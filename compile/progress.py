@@ -19,6 +19,8 @@ WORDS = {
     "canaries": "check the batch axis",
     "calibrate": "measure every tensor's range",
     "quantize": "write the INT8 graph",
+    "pair_reference": "run PyTorch on changed pairs",
+    "pair_parity": "ask about changed pairs",
     "stream_reference": "run PyTorch through a film",
     "stream_parity": "step through the film",
     "reach": "see whether INT8 passes as it is",

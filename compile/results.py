@@ -17,6 +17,7 @@ from deploy_runtime.evidence import (
     Coverage,
     Drift,
     Evaluation,
+    PairDrift,
     Precision,
     Repair,
     Speed,
@@ -271,6 +272,31 @@ class StreamParity:
     """The drift of one candidate as a stream, or why it could not be measured."""
 
     drift: tuple[StreamDrift, ...]
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Held-out pairs in four forms, a folder of `.npz` files each, and PyTorch's answers to all in this order."""
+
+    plain: Path
+    same: Path
+    exchanged: Path
+    brighter: Path
+    answers: Path
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The pairs as they are, twice the same study, exchanged, and brighter."""
+        return self.plain, self.same, self.exchanged, self.brighter
+
+
+@dataclass(frozen=True)
+class PairParity:
+    """How one candidate answers about changed pairs, or why it could not be asked."""
+
+    drift: tuple[PairDrift, ...]
     status: Status
     reason: str
 

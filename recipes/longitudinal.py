@@ -130,7 +130,8 @@ def image(name: str, channels: int = 1) -> Tensor:
     return Tensor(name, ("batch", channels, SIZE, SIZE), layout="NCHW")
 
 
-PAIR = (image("baseline"), image("followup"))
+BOTH = ("baseline", "followup")
+PAIR = tuple(map(image, BOTH))
 PARAMS = (
     Param("size", SIZE, "height and width in pixels, a multiple of 32", range(PATCH, 1025)),
     Param("depth", 0, "layers of the transformer; 0: the published twelve", range(25)),
@@ -159,8 +160,8 @@ LONGITUDINAL = Recipe(
 )
 
 RECIPES = (
-    model("longitudinal_mim_big", 179_717_145, network=partial(network, "LongitudinalMIMModelBig")),
-    model("longitudinal_mim", 119_731_504, network=partial(network, "LongitudinalMIMModel")),
+    model("longitudinal_mim_big", 179_717_145, network=partial(network, "LongitudinalMIMModelBig"), pair=BOTH),
+    model("longitudinal_mim", 119_731_504, network=partial(network, "LongitudinalMIMModel"), pair=BOTH),
     model(
         "masked_reconstruction",
         100_091_824,

@@ -110,6 +110,8 @@ class Recipe:
     pretrained(**params): the published state dict through the library that publishes it.
     adapt(state): turns the state dict of another library, whose keys it knows, into this network's; any other it gives
         back as it is. It is called with the wrapper prefixes still on.
+    pair: of a network that compares two studies, the input of the earlier and that of the later one: metamorphic gates
+        then look at the same study twice, the two exchanged, and another exposure.
     source: the paper and the library.      weights_from: what people call the published weights.
     aliases: other names that people use.
     twin: values of `params` that make a small network with every operator of the full one, compiled whole in the tests.
@@ -137,6 +139,7 @@ class Recipe:
     labels: tuple[str, ...] = ()
     exporter: str = "torchscript"
     state: tuple[State, ...] = ()
+    pair: tuple[str, str] | None = None
 
     @property
     def streams(self) -> bool:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Candidate, Manifest, Verdict
-from deploy_runtime.golden import AT_MOST
 from deploy_runtime.result import Outcome, Row
 from deploy_runtime.spec import Limit
 
@@ -28,7 +27,8 @@ INTERFACE = (
     "batch",
     "state",
 )  # what a caller meets: fields of a manifest
-AT_LEAST = ("cosine", "sqnr_db", "agreement")  # metrics of which a limit is the least allowed; of AT_MOST the most
+# Metrics of which a recipe's limit is the least that is allowed, and the most.
+AT_LEAST, AT_MOST = ("cosine", "sqnr_db", "agreement"), ("max_relative", "fp64_ratio")
 BITS = {"int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}  # of the precisions in which layers run
 SHOWN = 10  # nodes named in a row; layers.json has them all
 

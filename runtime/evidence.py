@@ -17,6 +17,23 @@ Status = Literal["passed", "failed", "rejected", "crashed", "refused", "built_no
 
 
 @dataclass(frozen=True)
+class MapDrift:
+    """How far dense maps lie from PyTorch's as pictures.
+
+    `psnr_db` and the mean structural similarity `ssim` are over the range of the reference's values. `worst_local` is
+    the mean error of the worst window of 16 x 16 pixels over that range, whose middle is at `row` and `column` of the
+    map of held-out `sample`.
+    """
+
+    psnr_db: float
+    ssim: float
+    worst_local: float
+    sample: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
 class Drift:
     """How far one output lies from PyTorch's over all held-out samples.
 
@@ -43,6 +60,7 @@ class Drift:
     decisions: int = 0
     excused: int = 0
     finite: bool = True
+    map: MapDrift | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,21 @@ class StreamDrift:
     chunks_db: float
     resumed_db: float
     phases: PhaseDrift | None = None
+
+
+@dataclass(frozen=True)
+class PairDrift:
+    """How one output of a network that compares two studies behaves beside PyTorch's, over `pairs` held-out pairs.
+
+    `same_db` is its SQNR for the same study twice, `exchanged_db` for the two exchanged. `light_ratio` is how far
+    another exposure of both moves it over how far it moves PyTorch's answer, its own noise taken off.
+    """
+
+    output: str
+    pairs: int
+    same_db: float
+    exchanged_db: float
+    light_ratio: float
 
 
 @dataclass(frozen=True)
@@ -155,6 +188,7 @@ class Candidate:
     emulated: bool = False
     golden: tuple[Drift, ...] = ()
     stream: tuple[StreamDrift, ...] = ()
+    pair: tuple[PairDrift, ...] = ()
 
     @property
     def name(self) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from deploy_runtime import maps
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Drift, Verdict
-from deploy_runtime.spec import Classes, Limit, MultiLabel, Task
+from deploy_runtime.spec import Classes, DenseMap, Limit, MultiLabel, Task
 
 Array = np.ndarray[Any, Any]
 # Of a reference and an answer: which decisions differ, and by what margin the reference made them, one value each.
@@ -41,7 +42,7 @@ def measure(
     """
     _check_names(reference, got)
     deciding = decided(reference, task)
-    return tuple(
+    drifts = (
         _measure_output(
             name,
             np.asarray(reference[name]),
@@ -52,6 +53,10 @@ def measure(
         )
         for name in reference
     )
+    if not isinstance(task, DenseMap):
+        return tuple(drifts)
+    return tuple(replace(one, map=maps.compare(np.asarray(reference[one.output]), np.asarray(got[one.output])))
+                 for one in drifts)  # fmt: skip
 
 
 def judge(

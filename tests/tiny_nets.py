@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deploy_recipes import Classes, Param, Preprocess, Recipe, Tensor
+from deploy_recipes import Classes, DenseMap, Keep, Param, Preprocess, Recipe, Tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,3 +83,36 @@ tiny_stream = Recipe(
     preprocess=Preprocess(crop=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, layout="TCHW", short_side=16, frames=6),
     params=(Param("num_classes", 5, "number of classes", range(5, 6)),),
 ).carrying(Tensor("h", ("batch", 1, 32), layout="NLC"))
+
+
+def comparing() -> "nn.Module":
+    """Build a net for two images [batch, 1, 32, 32] that gives a map of what is new in the second."""
+    import torch
+    from torch import nn
+
+    class Comparing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+            self.head = nn.Sequential(nn.Conv2d(32, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 3, padding=1))
+
+        def forward(self, baseline: torch.Tensor, followup: torch.Tensor) -> torch.Tensor:
+            diff_map: torch.Tensor = self.head(torch.cat([self.encoder(baseline), self.encoder(followup)], dim=1))
+            return diff_map
+
+    return Comparing()
+
+
+tiny_pair = Recipe(
+    name="tiny_pair",
+    family="tiny",
+    network=comparing,
+    inputs=tuple(Tensor(name, ("batch", 1, 32, 32), layout="NCHW") for name in ("baseline", "followup")),
+    outputs=(Tensor("diff_map", ("batch", 1, 32, 32), layout="NCHW"),),
+    task=DenseMap(),
+    parameters=7_249,
+    source="written for the tests",
+    preprocess=Preprocess(crop=(32, 32), mean=(0.5,), std=(0.5,), layout="CHW", short_side=32),
+    keep_float=(Keep("/head/head.2/Conv", "ONNX Runtime keeps what makes the graph's output in float"),),
+    pair=("baseline", "followup"),
+)
