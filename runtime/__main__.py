@@ -4,6 +4,7 @@
     verify BUNDLE [--backend B]  every file's digest, and the golden samples through every engine that can run here
     check BUNDLE... [--against BASE] [--strict]
                                  verify, and the gates on what the manifest records and on what became worse; for CI
+    run BUNDLE --video FILE      a line for every frame or clip; --pair BEFORE AFTER --out MAP.png for two studies
     reselect BUNDLE              time what the bundle ships here, and let `load` take the best of it from then on
 
 Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return info(given.bundle, given.json)
         if given.command == "verify":
             return verify_bundle(given.bundle, given.backend, given.junit, given.json)
+        if given.command == "run":
+            return run_bundle(
+                given.bundle, given.video, given.pair, given.out, given.every, given.format, given.backend
+            )
         if given.command == "reselect":
             return reselect_bundle(given.bundle, given.threads, given.seconds, given.json)
         return check_bundles(
@@ -96,6 +101,33 @@ def reselect_bundle(bundle: Path, threads: int | None = None, seconds: float = 2
         _print_json({**encode(found), "passed_over": dict(failed)})
     else:
         print("\n".join(said(found, failed)))
+    return 0
+
+
+def run_bundle(
+    bundle: Path,
+    film: Path | None,
+    images: Sequence[Path] | None = None,
+    out: Path | None = None,
+    every: int | None = None,
+    kind: str = "csv",
+    backend: str | None = None,
+) -> int:
+    """Print what a bundle says of a video, a line a frame or clip, or write the map of a pair of images."""
+    from deploy_runtime import run
+    from deploy_runtime.model import load
+
+    if (film is None) == (images is None):
+        raise UsageError("run needs something to look at", "Give --video FILE, or --pair BEFORE AFTER --out MAP.png.")
+    with load(bundle, backend) as model:
+        if images is not None:
+            if out is None:
+                raise UsageError("the map of a pair needs a place", "Give --out MAP.png.")
+            print(json.dumps(run.pair(model, images, out)))
+            return 0
+        assert film is not None
+        for place, found in enumerate(run.lines(model, film, every)):
+            print(run.as_json(found) if kind == "jsonl" else run.as_csv(found, header=place == 0), flush=True)
     return 0
 
 
@@ -194,9 +226,9 @@ def _print_json(value: object) -> None:
 
 
 def _count(text: str) -> int:
-    """Read a number of threads."""
+    """Read a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of threads: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
     return int(text)
 
 
@@ -207,11 +239,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info|verify|check|reselect")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="info|verify|check|run|reselect")
     for name, about in (
         ("info", "what a bundle is, takes, gives, and what was measured of it"),
         ("verify", "compare every file with its digest and run the golden samples on this machine"),
         ("check", "verify, and judge what the manifest records and what became worse since a base; for CI"),
+        ("run", "say what the network sees in a video, or write its map of a pair of images"),
         ("reselect", "time the shipped candidates on this machine and let load take the best of them"),
     ):
         command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
@@ -219,6 +252,9 @@ def _parser() -> argparse.ArgumentParser:
             _check_arguments(command)
         else:
             command.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder of a bundle")
+        if name == "run":
+            _run_arguments(command)
+            continue
         if name == "reselect":
             command.add_argument("--threads", metavar="N", type=_count, help="CPU threads (default: physical cores)")
             command.add_argument("--seconds", metavar="S", type=float, default=20.0, help="time to spend (default: 20)")
@@ -227,6 +263,16 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--junit", metavar="FILE", type=Path, help="write the result as JUnit XML")
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
+
+
+def _run_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--video", metavar="FILE", type=Path, help="a video: a line for every frame, or for every clip")
+    add("--pair", metavar=("BEFORE", "AFTER"), nargs=2, type=Path, help="two images, for a network that compares them")
+    add("--out", metavar="MAP.png", type=Path, help="with --pair: where the map goes, black its least value")
+    add("--every", metavar="N", type=_count, help="take every Nth frame (default: 1; of clips 6, as calibration does)")
+    add("--format", choices=("csv", "jsonl"), default="csv", help="what a line is (default: csv)")
+    add("--backend", metavar="B", help="only the engines of this backend")
 
 
 def _check_arguments(command: argparse.ArgumentParser) -> None:
