@@ -10,10 +10,11 @@ from xml.etree.ElementTree import Element
 
 from deploy_compile.markup import Child, el
 from deploy_compile.results import Layer, module_path
-from deploy_runtime.evidence import Interval, Speed, Verdict
+from deploy_runtime.evidence import Interval, Segment, Speed, Verdict
 
 SHORT = {"fp32": "32", "bf16": "b16", "fp16": "16", "int8": "8"}  # what a cell of the map says
 MOST_USED = 1.5  # of its limit: where a parity bar ends
+PHASE_COLOURS = 8  # of a timeline; the number of a class stands in its segment
 STAGES = 4  # a map is parted into at least so many, if names of modules allow it DEEPEST levels down
 DEEPEST = 4
 LONG_NAME = 12  # letters; only the end of longer names is shown above a stage
@@ -73,6 +74,22 @@ def limit_bar(verdict: Verdict) -> Element:
         el("rect", class_=kind, x="0", y="4", width=_percent(share), height="8"),
         el("line", class_="limit", x1=limit, x2=limit, y1="0", y2="16"),
     )
+
+
+def timeline(rows: Sequence[tuple[str, Sequence[Segment]]], labels: Sequence[str], said: str) -> Element:
+    """A strip a sequence of phases, one above the other, a segment as wide as it is long; `said` tells it in words."""
+    strips = [
+        el("li", el("span", name, class_="stage"), el("ol", *(_phase(one, labels) for one in segments)))
+        for name, segments in rows
+    ]
+    return el("ol", *strips, class_="timeline", role="img", aria_label=said)
+
+
+def _phase(segment: Segment, labels: Sequence[str]) -> Element:
+    name = labels[segment.phase] if segment.phase < len(labels) else f"class {segment.phase}"
+    title = f"frames {segment.start} to {segment.start + segment.frames - 1}: {name}"
+    style = f"flex-grow:{segment.frames}"
+    return el("li", str(segment.phase), class_=f"phase p{segment.phase % PHASE_COLOURS}", title=title, style=style)
 
 
 def layer_map(layers: Sequence[Layer], taken: frozenset[str], said: str) -> Element:

@@ -89,13 +89,13 @@ def _judged(manifest: Manifest, row: Candidate, *, shown: bool) -> Element:
         parts.table(VERDICT, [_verdict(one) for one in row.verdicts], "What was judged", ("measured", "limit")),
         el("p", "Limits of their own, with the reason. ", "; ".join(reasons), class_="small") if reasons else None,
         parts.folded("All figures", parts.table(FIGURES, figures, "Errors are in the output's own units", FIGURES[1:])),
-        _over_time(row),
+        _over_time(row, manifest.labels),
         more=el("span", parts.tag(row.status), " ", parts.dim(how)),
         shown=shown,
     )
 
 
-def _over_time(row: Candidate) -> Element | None:
+def _over_time(row: Candidate, labels: Sequence[str]) -> Element | None:
     """What the decisions of a stream were over a whole film, where each frame is decided."""
     rows: list[list[Child]] = [
         [
@@ -113,7 +113,16 @@ def _over_time(row: Candidate) -> Element | None:
     caption = (
         "Decisions beside PyTorch's, the state carried on from frame to frame; an edit score of 1 is the same order"
     )
-    return parts.folded("Phases over a film", parts.table(FILM, rows, caption, FILM[1:])) if rows else None
+    strips = [
+        charts.timeline(
+            (("PyTorch", found.reference), (row.name, found.got)),
+            labels,
+            f"Phases of {drift.output} over {drift.frames} frames: PyTorch above, {row.name} below",
+        )
+        for drift in row.stream
+        if (found := drift.phases) is not None and found.got
+    ]
+    return parts.folded("Phases over a film", *strips, parts.table(FILM, rows, caption, FILM[1:])) if rows else None
 
 
 def _verdict(found: Verdict) -> list[Child]:

@@ -92,6 +92,12 @@ ol.map { gap: .4rem .8rem; margin: .4rem 0 .75rem; }
 .cell.fp16 { background: #e69f00; color: #000; }
 .cell.bf16 { background: #cc79a7; color: #000; }
 .cell.taken { border: 2px solid var(--ink); text-decoration: underline; }
+ol.timeline, ol.timeline ol { list-style: none; margin: 0; padding: 0; }
+ol.timeline { margin: .4rem 0 .9rem; } ol.timeline ol { display: flex; height: 1.5rem; }
+.phase { flex: 1 1 0; min-width: 1px; overflow: hidden; text-align: center; font-size: .75rem; font-weight: 600;
+  line-height: 1.5rem; color: #000; }
+.p0 { background: #56b4e9; } .p1 { background: #e69f00; } .p2 { background: #009e73; } .p3 { background: #f0e442; }
+.p4 { background: #cc79a7; } .p5 { background: #d55e00; } .p6 { background: #9fb6d9; } .p7 { background: #bbbbbb; }
 .key { display: flex; flex-wrap: wrap; gap: .4rem 1.1rem; font-size: .8rem; color: var(--dim); margin: .4rem 0; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .75rem; }
 @media screen and (min-width: 64rem) {

@@ -64,12 +64,21 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Frames one after the other that have one class: the first of them, how many, and the class's number."""
+
+    start: int
+    frames: int
+    phase: int
+
+
+@dataclass(frozen=True)
 class PhaseDrift:
     """How the classes of `frames` frames, as a sequence, differ from the reference's.
 
     `agreement` is the share of equal frames; `edit_score` is 1 where the segments follow in the same order, down to 0;
     `boundary_shift` the largest distance in frames of a boundary from the reference's; `false_switches` counts changes
-    of class that the reference does not make nearby, `missed_switches` the converse.
+    of class that the reference does not make nearby, `missed_switches` the converse. `reference` and `got` are both.
     """
 
     frames: int
@@ -78,6 +87,8 @@ class PhaseDrift:
     boundary_shift: int
     false_switches: int
     missed_switches: int
+    reference: tuple[Segment, ...] = ()
+    got: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploy_runtime.evidence import PhaseDrift
+from deploy_runtime.evidence import PhaseDrift, Segment
 from deploy_runtime.session import Array
 
 REACH = 15  # frames; a boundary further away is another one
@@ -28,7 +28,16 @@ def compare(reference: Array, got: Array) -> PhaseDrift:
         boundary_shift=max((abs(wanted[i][0] - found[j][0]) for i, j in matched), default=0),
         false_switches=len(found) - len(matched),
         missed_switches=len(wanted) - len(matched),
+        reference=segments(reference),
+        got=segments(got),
     )
+
+
+def segments(phases: Array) -> tuple[Segment, ...]:
+    """Return the runs of equal classes, in order."""
+    starts = [0, *(place for place, _, _ in _switches(phases))]
+    ends = [*starts[1:], len(phases)]
+    return tuple(Segment(start, end - start, int(phases[start])) for start, end in zip(starts, ends))  # noqa: B905
 
 
 def _switches(phases: Array) -> list[tuple[int, int, int]]:

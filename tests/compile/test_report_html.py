@@ -30,6 +30,7 @@ from deploy_runtime.evidence import (
     Manifest,
     PhaseDrift,
     Repair,
+    Segment,
     Speed,
     StreamDrift,
     Verdict,
@@ -259,7 +260,9 @@ def test_an_output_that_no_limit_judges_has_no_figures_beside_it() -> None:
 
 
 def test_a_stream_says_what_it_carries_and_how_its_phases_fared() -> None:
-    film = StreamDrift("logits", 300, 31.5, 33.0, 30.25, 44.0, 35.0, PhaseDrift(300, 0.985, 0.962, 3, 2, 1))
+    sequences = (Segment(0, 200, 0), Segment(200, 100, 1)), (Segment(0, 203, 0), Segment(203, 97, 1))
+    phases = PhaseDrift(300, 0.985, 0.962, 3, 2, 1, *sequences)
+    film = StreamDrift("logits", 300, 31.5, 33.0, 30.25, 44.0, 35.0, phases)
     ended = Verdict("logits", "stream_end_db", 30.25, 27.0, True)
     carried = (State("h", "h_next"), State("c", "c_next"))
     plain = full()
@@ -272,6 +275,11 @@ def test_a_stream_says_what_it_carries_and_how_its_phases_fared() -> None:
     for figure in ("2 states from chunk to chunk: h to c", "30.2 dB", "≥ 27.0 dB", "98.50 %", "0.962", "3 frames"):
         assert figure in text, figure
     assert "takesh [batch" not in text
+    titles = [value for tag, name, value in Page(page(streams, LAYERS)).attributes if name == "title"]
+    assert [title for title in titles if title and title.startswith("frames ")] == [
+        "frames 0 to 199: " + plain.labels[0], "frames 200 to 299: " + plain.labels[1],
+        "frames 0 to 202: " + plain.labels[0], "frames 203 to 299: " + plain.labels[1],
+    ]  # fmt: skip
 
 
 def test_a_hostile_name_stays_text() -> None:

@@ -1,19 +1,26 @@
 """Sequences of phases are compared as sequences."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_runtime.evidence import PhaseDrift
-from deploy_runtime.phases import compare
+from deploy_runtime.evidence import PhaseDrift, Segment
+from deploy_runtime.phases import compare, segments
 
 PHASES = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
 
 
 @given(PHASES)
 def test_the_same_sequence_differs_in_nothing(phases: np.ndarray) -> None:
-    assert compare(phases, phases) == PhaseDrift(len(phases), 1.0, 1.0, 0, 0, 0)
+    runs = segments(phases)
+    assert compare(phases, phases) == PhaseDrift(len(phases), 1.0, 1.0, 0, 0, 0, runs, runs)
+    assert np.array_equal(np.repeat([run.phase for run in runs], [run.frames for run in runs]), phases)
+    assert [run.start for run in runs] == [0, *np.cumsum([run.frames for run in runs])[:-1]]
+    assert all(one.phase != other.phase for one, other in pairwise(runs))
 
 
 @given(st.tuples(PHASES, PHASES))
@@ -28,7 +35,8 @@ def test_both_directions_count_the_same(pair: tuple[np.ndarray, np.ndarray]) -> 
 
 def test_a_boundary_that_moves_is_no_false_switch() -> None:
     found = compare(np.repeat([0, 1, 2], [20, 20, 20]), np.repeat([0, 1, 2], [23, 16, 21]))
-    assert found == PhaseDrift(60, 56 / 60, 1.0, 3, 0, 0)
+    assert replace(found, reference=(), got=()) == PhaseDrift(60, 56 / 60, 1.0, 3, 0, 0)
+    assert found.got == (Segment(0, 23, 0), Segment(23, 16, 1), Segment(39, 21, 2))
 
 
 def test_a_flicker_is_two_false_switches_and_an_edit() -> None:
