@@ -106,8 +106,8 @@ def _tiles(manifest: Manifest) -> Iterator[Element]:
         limits = [one.limit for one in row.verdicts if (one.output, one.metric) == (drift.output, "sqnr_db")]
         told = f"limit: at least {limits[0]:.1f} dB" if limits else "judged by other limits"
         yield _tile("signal to noise", parts.with_unit("sqnr_db", drift.sqnr_db), f"{drift.output}; {told}")
-        if drift.agreement is not None:
-            yield _tile("decisions as PyTorch's", parts.decisions(drift), "on held-out samples")
+    if (deciding := parts.deciding(row)) is not None:
+        yield _tile("decisions as PyTorch's", parts.decisions(deciding), "on held-out samples")
     if row.coverage is not None and row.coverage.macs:
         yield _arithmetic(row.coverage)
 
@@ -159,7 +159,7 @@ def _candidate(row: Candidate, part: str) -> list[Child]:
         parts.NONE if speed is None else el("div", f"{speed.ratio:.2f} ×", el("span", interval, class_="reason small")),
         parts.milliseconds(None if speed is None else speed.p50_ms),
         parts.NONE if drift is None else parts.with_unit("sqnr_db", drift.sqnr_db),
-        parts.decisions(drift),
+        parts.decisions(parts.deciding(row)),
         ", ".join(f"{count} {precision}" for precision, count in layers) or parts.NONE,
         el("code", row.file, class_="file") if row.file else parts.NONE,
     ]

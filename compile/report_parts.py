@@ -114,6 +114,11 @@ def worst(row: Candidate) -> Drift | None:
     return min(row.drift, key=lambda drift: drift.sqnr_db, default=None)
 
 
+def deciding(row: Candidate) -> Drift | None:
+    """The output that decides, where there is one."""
+    return next((drift for drift in row.drift if drift.agreement is not None), None)
+
+
 def decisions(drift: Drift | None) -> str:
     """How many decisions are PyTorch's."""
     if drift is None or drift.agreement is None:

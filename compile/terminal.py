@@ -45,7 +45,7 @@ def candidates_table(rows: Sequence[Candidate], chosen: int) -> Table:
             f"{row.speed.p50_ms:.1f}" if row.speed else "–",
             f"{worst.cosine:.4f}" if worst else "–",
             sqnr(worst) if worst else "–",
-            _agreement(worst),
+            _agreement(next((drift for drift in row.drift if drift.agreement is not None), None)),
             _layers(row),
         )
     return table
