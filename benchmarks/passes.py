@@ -71,7 +71,7 @@ def measure(name: str, scratch: Path) -> dict[str, Any]:
             out = scratch / precision / str(number)
             out.mkdir(parents=True)
             with Worker(1) as worker:
-                args = (out, graph.path, fp32.path, precision, ranges, off)
+                args = (out, graph.path, fp32.path, precision, ranges, recipe.inputs, off)
                 files[variant] = worker.call("passes_run:build", *args, timeout_s=TIMEOUT_S)
         held_out = paths(samples.held_out)[:SAMPLES]
         found[precision] = _timed(files, "onnxruntime", precision, recipe, held_out, scratch)

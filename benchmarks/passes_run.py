@@ -15,7 +15,15 @@ from deploy_runtime.spec import Batch, Tensor
 FRAMES, VECTORS, MEANS, UNSIGNED = "clips as frames", "whole vectors", "pooled means", "U8"
 
 
-def build(out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges, off: Sequence[str]) -> Path:
+def build(
+    out: Path,
+    graph: Path,
+    fp32: Path,
+    precision: str,
+    ranges: Ranges,
+    inputs: Sequence[Tensor],
+    off: Sequence[str],
+) -> Path:
     """Build the engine that ships, without the passes named in `off`."""
     if FRAMES in off:
         lower_onnxruntime.lower = lambda *_: {}
@@ -26,7 +34,7 @@ def build(out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges, of
     if UNSIGNED in off:
         insert = rewrite_onnxruntime._insert
         rewrite_onnxruntime._insert = lambda model, grids, _: insert(model, grids, np.int8)
-    file, _ = build_onnxruntime.build(out, graph, fp32, precision, ranges, "CPUExecutionProvider", Batch())
+    file, _ = build_onnxruntime.build(out, graph, fp32, precision, ranges, "CPUExecutionProvider", inputs, Batch())
     return file
 
 

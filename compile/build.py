@@ -91,7 +91,8 @@ def _builder(
         capabilities = tuple(compute_capabilities) or target.compute_capabilities
         return "deploy_compile.build_tensorrt_rtx:build", (out, graph.path, fp32.path, inputs, batch, capabilities)
     provider = "CUDAExecutionProvider" if target.needs_driver else "CPUExecutionProvider"
-    return "deploy_compile.build_onnxruntime:build", (out, graph.path, fp32.path, precision, ranges, provider, batch)
+    given = (out, graph.path, fp32.path, precision, ranges, provider, inputs, batch)
+    return "deploy_compile.build_onnxruntime:build", given
 
 
 def _unbuilt(

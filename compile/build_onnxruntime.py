@@ -9,7 +9,7 @@ The trap: a convolution whose *output* is not quantized, too, is computed in flo
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,8 @@ from deploy_compile.heavy import heavy_nodes
 from deploy_compile.lower_onnxruntime import lower_float
 from deploy_compile.results import Layer, Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
-from deploy_runtime.spec import Batch
+from deploy_runtime import backend_onnxruntime
+from deploy_runtime.spec import Batch, Tensor
 
 # Operators of the optimised graph by the kind of arithmetic that they do on integers; every other one is float.
 INTEGER_OPS = frozenset(
@@ -34,11 +35,17 @@ FLOAT_OPS = frozenset(
 )
 FLOAT_TYPES = {1: "fp32", 10: "fp16", 16: "bf16"}  # onnx.TensorProto's numbers
 X86 = frozenset({"x86_64", "AMD64"})  # platform.machine() of the processors whose U8 kernels are the fast ones
-SILENT = 4  # ONNX Runtime's log severity that only tells of fatal errors: ours are told by exceptions
 
 
 def build(
-    out: Path, graph: Path, fp32: Path, precision: str, ranges: Ranges | None, provider: str, batch: Batch
+    out: Path,
+    graph: Path,
+    fp32: Path,
+    precision: str,
+    ranges: Ranges | None,
+    provider: str,
+    inputs: Sequence[Tensor],
+    batch: Batch,
 ) -> tuple[Path, tuple[Layer, ...]]:
     """Make `graph` ready for ONNX Runtime; return the file with the precision of each heavy node of `fp32`.
 
@@ -51,7 +58,8 @@ def build(
     elif x86 and provider == "CPUExecutionProvider":
         with suppress(DecodeError), _refusing():  # what is no graph is refused below, in ONNX Runtime's words
             file = lower_float(graph, out / "model.onnx", batch)
-    named, final = (_optimised(out, file, provider, level) for level in ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"))
+    opened = (file, precision, provider, inputs, batch)
+    named, final = (_optimised(out, level, *opened) for level in ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"))
     if _kinds(named) + _normalisations(named, final) != _kinds(final):
         raise Unauditable(
             f"ONNX Runtime's last optimisation level turned {dict(_kinds(named))} into {dict(_kinds(final))}"
@@ -74,21 +82,22 @@ def _stem(name: str, nodes: Mapping[str, str]) -> str:
     return stem or name
 
 
-def _optimised(out: Path, graph: Path, provider: str, level: str) -> Any:
-    """Return the graph as ONNX Runtime optimised it, without its weights."""
+def _optimised(
+    out: Path, level: str, graph: Path, precision: str, provider: str, inputs: Sequence[Tensor], batch: Batch
+) -> Any:
+    """Return the graph as ONNX Runtime optimises it for the batch that is served, without its weights."""
     import onnx
 
     ort: Any = import_module("onnxruntime")  # it has no types
 
     saved = out / f"{level.lower()}.onnx"
-    options = ort.SessionOptions()
+    options = backend_onnxruntime.options(ort, inputs, batch, 1)  # those of the device
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.optimized_model_filepath = str(saved)
-    options.log_severity_level = SILENT
-    options.intra_op_num_threads = 1
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{saved.name}.data")
     with _refusing():
-        session = ort.InferenceSession(graph, options, providers=[provider])
+        left_out = backend_onnxruntime.LEFT_OUT.get(precision)
+        session = ort.InferenceSession(graph, options, providers=[provider], disabled_optimizers=left_out)
     if provider not in session.get_providers():  # it goes on with the CPU, and only prints so
         raise Refused(f"ONNX Runtime's {provider} does not load here", "Install the libraries that it needs.")
     model = onnx.load(saved, load_external_data=False)

@@ -24,6 +24,9 @@ from deploy_runtime.spec import Batch, Tensor
 INSTALL = "pip install 'onnxruntime>=1.23,<2'"
 INSTALL_GPU = "pip install 'onnxruntime-gpu>=1.23,<2'"
 PRECISIONS = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16")}
+# What is left out of the optimiser for INT8: it writes MatMul and Add over more than two axes as Reshape and Gemm, and
+# so parts the product from its quantized operands; it is then computed in float without a word.
+LEFT_OUT = {"int8": ["MatMulAddFusion"]}
 FATAL = 4  # ONNX Runtime's severities: 0 verbose to 4 fatal; what goes wrong also comes as an exception
 MOST_CACHED_BYTES = 1 << 30  # larger graphs may keep weights beside them, which the saved graph could not hold
 
@@ -54,7 +57,7 @@ def open(
         raise DeployError(f"ONNX Runtime does not run {precision} on {target} here", "Ask for another candidate.")
     provider = _cuda_provider(library, file) if target == "cuda" else "CPUExecutionProvider"
     kept = None if cache is None or target != "cpu" else _kept(library, file, inputs, batch, cache)
-    session = _create(library, file, _options(library, inputs, batch, threads), provider, kept)
+    session = _create(library, file, options(library, inputs, batch, threads), provider, kept, LEFT_OUT.get(precision))
     if provider not in session.get_providers():
         raise NotHereError(
             "ONNX Runtime's CUDA provider does not load: the CUDA libraries it needs are not all here",
@@ -92,7 +95,9 @@ class _Opened(Session):
         self._session = None
 
 
-def _create(library: Any, file: Path, options: Any, provider: str, kept: Path | None) -> Any:
+def _create(
+    library: Any, file: Path, options: Any, provider: str, kept: Path | None, left_out: Sequence[str] | None
+) -> Any:
     """Open `file`, through the optimised graph `kept` where there is one. A cache that fails costs time only."""
     settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}  # TF32 is not fp32
     providers, errors = [(provider, settings)], _errors(library)
@@ -105,15 +110,16 @@ def _create(library: Any, file: Path, options: Any, provider: str, kept: Path | 
     if kept is not None:
         with suppress(OSError, *errors), device_cache.replacing(kept) as partial:
             options.optimized_model_filepath = str(partial)
-            return library.InferenceSession(str(file), options, providers=providers)
+            return library.InferenceSession(str(file), options, providers=providers, disabled_optimizers=left_out)
         options.optimized_model_filepath = ""
     try:
-        return library.InferenceSession(str(file), options, providers=providers)
+        return library.InferenceSession(str(file), options, providers=providers, disabled_optimizers=left_out)
     except errors as error:
         raise cannot_open(file, "ONNX Runtime", error) from error
 
 
-def _options(library: Any, inputs: Sequence[Tensor], batch: Batch, threads: int) -> Any:
+def options(library: Any, inputs: Sequence[Tensor], batch: Batch, threads: int) -> Any:
+    """Return the SessionOptions that every engine here is opened with."""
     options = library.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = FATAL

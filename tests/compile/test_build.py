@@ -220,3 +220,26 @@ def test_nodes_without_a_name_of_their_own_cannot_be_audited(tmp_path: Path) -> 
 
     with pytest.raises(ValueError, match="no name of its own"):
         heavy_nodes(tmp_path / "g.onnx")
+
+
+def test_a_linear_layer_over_tokens_stays_in_integers_at_a_fixed_batch(tmp_path: Path) -> None:
+    """ONNX Runtime would write it as Reshape and Gemm once it knows the batch, and compute that in float."""
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((16, 8)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.standard_normal(8).astype(np.float32), "b"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "/linear/MatMul"),
+        helper.make_node("Add", ["m", "b"], ["y"], "/linear/Add"),
+    ]
+    path = toys.save(tmp_path / "fp32.onnx", nodes, weights, [("x", ["batch", 7, 16])], [("y", ["batch", 7, 8])])
+    fp32 = Graph(path, "fp32", 2, 1, 0, {})
+    (tmp_path / "samples").mkdir()
+    np.savez(tmp_path / "samples" / "000.npz", x=rng.standard_normal((1, 7, 16)).astype(np.float32))
+    ranges = calibrate(tmp_path, fp32, tmp_path / "samples", "minmax", 1)
+    tensors = (Tensor("x", ("batch", 7, 16)),), (Tensor("y", ("batch", 7, 8)),)
+    graph = quantize(tmp_path, fp32, ranges, (), "cpu")
+    (tmp_path / "out").mkdir()
+    engine = build(tmp_path / "out", graph, fp32, "onnxruntime", "int8", get("cpu"), Batch(), *tensors, ranges)
+    assert engine.layers == (Layer("/linear/MatMul", "MatMul", "int8"),)

@@ -108,7 +108,7 @@ def test_every_layer_is_counted(net: Net, tmp_path: Path, precision: str, monkey
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     graph = net.int8 if precision == "int8" else net.fp32
     file, layers = build_onnxruntime.build(
-        tmp_path, graph.path, net.fp32.path, precision, net.ranges, "CPUExecutionProvider", Batch()
+        tmp_path, graph.path, net.fp32.path, precision, net.ranges, "CPUExecutionProvider", (), Batch()
     )
     assert file == tmp_path / "model.onnx"
     assert [layer.node for layer in layers] == list(heavy_nodes(net.fp32.path))
@@ -119,7 +119,7 @@ def test_every_layer_is_counted(net: Net, tmp_path: Path, precision: str, monkey
 
 def test_elsewhere_the_graph_is_as_given(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    args = (tmp_path, net.fp32.path, net.fp32.path, "fp32", net.ranges, "CPUExecutionProvider", Batch())
+    args = (tmp_path, net.fp32.path, net.fp32.path, "fp32", net.ranges, "CPUExecutionProvider", (), Batch())
     assert build_onnxruntime.build(*args)[0] == net.fp32.path
 
 
