@@ -17,8 +17,8 @@ from deploy_compile.results import Built, Loaded, Paired, PairParity, Samples
 from deploy_compile.sample_files import load, paths, read, save, write
 from deploy_compile.stream_parity import FAITHFUL_DB, sqnr
 from deploy_recipes.recipe import Recipe
+from deploy_runtime.drift import PairDrift, Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import PairDrift, Verdict
 from deploy_runtime.spec import Batch, Limit
 
 PAIRS = 4  # of the held-out ones

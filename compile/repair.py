@@ -26,7 +26,8 @@ from deploy_compile.sample_files import read
 from deploy_compile.sensitivity import alone, answers, decibels, noise
 from deploy_compile.switches import Sample, Switched, switched
 from deploy_recipes.recipe import Keep, Recipe
-from deploy_runtime.evidence import Drift, Repair
+from deploy_runtime.drift import Drift
+from deploy_runtime.evidence import Repair
 from deploy_runtime.judge import judge, measure, passed
 from deploy_runtime.spec import Limit
 

@@ -10,7 +10,8 @@ from xml.etree.ElementTree import Element
 
 from deploy_compile.markup import Child, el
 from deploy_compile.results import Layer, module_path
-from deploy_runtime.evidence import Interval, Segment, Speed, Verdict
+from deploy_runtime.drift import Segment, Verdict
+from deploy_runtime.evidence import Interval, Speed
 
 SHORT = {"fp32": "32", "bf16": "b16", "fp16": "16", "int8": "8"}  # what a cell of the map says
 MOST_USED = 1.5  # of its limit: where a parity bar ends

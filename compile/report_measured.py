@@ -7,7 +7,8 @@ from deploy_compile import report_charts as charts
 from deploy_compile import report_parts as parts
 from deploy_compile.markup import Child, el
 from deploy_compile.terminal import MOST_CLASSES_SHOWN, changed
-from deploy_runtime.evidence import Accuracy, Candidate, Evaluation, Interval, Manifest, Speed, Verdict
+from deploy_runtime.drift import Verdict
+from deploy_runtime.evidence import Accuracy, Candidate, Evaluation, Interval, Manifest, Speed
 
 VERDICT = ("output", "metric", "measured", "limit", "beside the limit", "verdict")
 FILM = ("output", "frames", "equal frames", "edit score", "largest shift of a boundary", "switches more", "fewer")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from xml.etree.ElementTree import Element
 
 from deploy_compile.markup import Child, el
-from deploy_runtime.evidence import Candidate, Drift, Interval, Verdict
+from deploy_runtime.drift import Drift, Verdict
+from deploy_runtime.evidence import Candidate, Interval
 
 NONE = "–"
 Told = Callable[[Interval | None], str]

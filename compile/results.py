@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from deploy_compile.uncertainty import Uncertainty
+from deploy_runtime.drift import Drift, PairDrift, StreamDrift
 from deploy_runtime.evidence import (
     Backend,
     Calibration,
     Candidate,
     Coverage,
-    Drift,
     Evaluation,
-    PairDrift,
     Precision,
     Repair,
     Speed,
     Status,
-    StreamDrift,
     candidate_name,
 )
 

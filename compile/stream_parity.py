@@ -22,8 +22,8 @@ from deploy_compile.sample_files import load, read, save
 from deploy_compile.worker import Crashed, call
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import backends
+from deploy_runtime.drift import StreamDrift, Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import StreamDrift, Verdict
 from deploy_runtime.judge import decided
 from deploy_runtime.phases import compare
 from deploy_runtime.session import Session

@@ -11,7 +11,8 @@ from rich.table import Table
 from deploy_compile.results import Benched, Diagnosis, module_path
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.data import encode
-from deploy_runtime.evidence import Candidate, Drift, Evaluation, Interval
+from deploy_runtime.drift import Drift
+from deploy_runtime.evidence import Candidate, Evaluation, Interval
 from deploy_runtime.spec import Classes, DenseMap, Features, MultiLabel, Tensor
 
 USUAL_SAMPLES = 16  # held out; fewer where PyTorch is slow or the folder holds fewer, and that is said

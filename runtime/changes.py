@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy_runtime.data import encode
+from deploy_runtime.drift import Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import Candidate, Manifest, Verdict
+from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.result import Outcome, Row
 from deploy_runtime.spec import Limit
 

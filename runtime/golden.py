@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from deploy_runtime import backends
+from deploy_runtime.drift import Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import Candidate, Manifest, Verdict
+from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.judge import as_built, judge, measure, passed
 from deploy_runtime.model import open_session
 from deploy_runtime.result import Outcome, Row

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from deploy_runtime import maps
+from deploy_runtime.drift import Drift, Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import Drift, Verdict
 from deploy_runtime.spec import Classes, DenseMap, Limit, MultiLabel, Task
 
 Array = np.ndarray[Any, Any]

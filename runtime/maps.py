@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from deploy_runtime.evidence import MapDrift
+from deploy_runtime.drift import MapDrift
 from deploy_runtime.session import Array
 
 WINDOW, LOCAL = 7, 16  # pixels: sides of the windows of SSIM, and of the worst one

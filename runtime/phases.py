@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploy_runtime.evidence import PhaseDrift, Segment
+from deploy_runtime.drift import PhaseDrift, Segment
 from deploy_runtime.session import Array
 
 REACH = 15  # frames; a boundary further away is another one

@@ -12,8 +12,9 @@ import numpy as np
 
 from deploy_runtime import changes, golden, manifest, selection, slowdown
 from deploy_runtime.changes import Side
+from deploy_runtime.drift import Drift, Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import Drift, Manifest, Verdict
+from deploy_runtime.evidence import Manifest
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.result import Outcome, Row
 from deploy_runtime.session import Array

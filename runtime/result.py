@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from deploy_runtime.evidence import Drift, Verdict
+from deploy_runtime.drift import Drift, Verdict
 
 Outcome = Literal["passed", "failed", "not run"]
 

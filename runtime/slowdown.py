@@ -12,7 +12,8 @@ import numpy as np
 
 from deploy_runtime import backends, engine_process, selection, timing
 from deploy_runtime.changes import Side
-from deploy_runtime.evidence import Candidate, Verdict
+from deploy_runtime.drift import Verdict
+from deploy_runtime.evidence import Candidate
 from deploy_runtime.model import usual_threads
 from deploy_runtime.result import Outcome, Row
 

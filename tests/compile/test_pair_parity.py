@@ -14,7 +14,7 @@ from deploy_compile.pair_parity import forms, pair_parity, pair_reference, verdi
 from deploy_compile.pipeline import Verified, verify
 from deploy_compile.results import Built, Paired
 from deploy_recipes import Limit, Recipe
-from deploy_runtime.evidence import PairDrift
+from deploy_runtime.drift import PairDrift
 from deploy_runtime.spec import Batch
 from tests.tiny_nets import tiny, tiny_pair
 

@@ -17,6 +17,7 @@ from deploy_compile.report_html import page
 from deploy_compile.report_parts import share_used
 from deploy_compile.results import Layer
 from deploy_runtime.data import decode, encode
+from deploy_runtime.drift import Drift, PhaseDrift, Segment, StreamDrift, Verdict
 from deploy_runtime.evidence import (
     Accuracy,
     Calibration,
@@ -24,16 +25,11 @@ from deploy_runtime.evidence import (
     ClassRecall,
     Coverage,
     Difference,
-    Drift,
     Evaluation,
     Interval,
     Manifest,
-    PhaseDrift,
     Repair,
-    Segment,
     Speed,
-    StreamDrift,
-    Verdict,
 )
 from deploy_runtime.spec import Limit, State, Tensor
 from tests import chromium

@@ -11,7 +11,7 @@ from deploy_compile.options import Options, fitted
 from deploy_compile.pipeline import Verified, verify
 from deploy_compile.stream_parity import CHUNK, FAITHFUL_DB, sqnr, verdicts, walked
 from deploy_recipes.recipe import Limit
-from deploy_runtime.evidence import StreamDrift
+from deploy_runtime.drift import StreamDrift
 from deploy_runtime.spec import State, Tensor
 from tests.tiny_nets import tiny_stream
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy_runtime import evidence, spec
+from deploy_runtime import drift, evidence, spec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text()
-VALUES = {**vars(evidence), **vars(spec)}
+VALUES = {**vars(drift), **vars(evidence), **vars(spec)}
 CARRIED = {name: value for name, value in VALUES.items() if isinstance(value, type) and is_dataclass(value)}
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from deploy_runtime.drift import Drift
 from deploy_runtime.errors import DeployError
-from deploy_runtime.evidence import Drift
 from deploy_runtime.judge import Array, as_built, judge, measure, passed, wilson
 from deploy_runtime.spec import Classes, Features, Limit
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_runtime.evidence import PhaseDrift, Segment
+from deploy_runtime.drift import PhaseDrift, Segment
 from deploy_runtime.phases import compare, segments
 
 PHASES = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
