@@ -9,25 +9,22 @@ processes of their own and interleaved in one run, on one thread; seconds are of
 ships without, with clips as frames. A result that stands is kept until it is asked for with --again.
 """
 
-import argparse
-import json
 import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 from passes_page import write_page
 from passes_run import FRAMES, MEANS, UNSIGNED, VECTORS
-from provenance import commit
 
 from deploy_compile.cache import Stages
 from deploy_compile.export import export
 from deploy_compile.load import load
-from deploy_compile.machine import facts, versions
+from deploy_compile.machine import versions
 from deploy_compile.options import Options, fitted
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
@@ -114,32 +111,16 @@ def _timed(
     }
 
 
+def compared(name: str) -> dict[str, Any]:
+    """Measure one model in a scratch folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {"model": name, "versions": dict(versions("onnxruntime-gpu")), **measure(name, Path(folder))}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="names (default: all)")
-    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    given = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    given = kept.parser(__doc__, "MODEL").parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import passes_run
-    for name in () if given.page else given.models or MODELS:
-        path = RESULTS / f"{name}.json"
-        if path.exists() and not given.again:
-            continue
-        at = commit()
-        with tempfile.TemporaryDirectory() as folder:
-            result = {
-                "model": name,
-                "date": datetime.now(UTC).date().isoformat(),
-                "commit": at,
-                "machine": dict(facts()),
-                "versions": dict(versions("onnxruntime-gpu")),
-                **measure(name, Path(folder)),
-            }
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(path)
-        print(name, flush=True)
+    kept.keep(RESULTS, () if given.page else given.names or MODELS, given.again, compared)
     write_page(RESULTS)
 
 

@@ -11,29 +11,25 @@ two, every runner in a process of its own. A result that stands is kept until it
 NNCF comes with `pip install -e ".[peers]"`; whatever is missing is told as missing.
 """
 
-import argparse
-import json
-import math
 import os
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 from memory import peak_of
 from peers_page import write_page
-from provenance import commit
 
 from deploy_compile.cache import Stages
 from deploy_compile.export import export
 from deploy_compile.load import load
-from deploy_compile.machine import facts, versions
+from deploy_compile.machine import versions
 from deploy_compile.options import Options, fitted
 from deploy_compile.pipeline import compile_recipe, verify
 from deploy_compile.reference import reference
@@ -189,37 +185,21 @@ def _drift(
     return {"sqnr_db": min(worst.sqnr_db, 200.0), "cosine": worst.cosine, "agreement": agreement}
 
 
+def measured(name: str) -> dict[str, Any]:
+    """Compare on one model in a scratch folder; the reason where that cannot be done."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = compare(name, Path(folder))
+        except DeployError as error:
+            found = {"failed": error.message}
+    libraries = versions("torch", "onnxruntime-gpu", "openvino", "nncf", "nvidia-modelopt")
+    return {"model": name, "versions": dict(libraries), **found}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="names (default: all)")
-    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    given = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    given = kept.parser(__doc__, "MODEL").parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import peers_build and peers_run
-    for name in () if given.page else given.models or MODELS:
-        path = RESULTS / f"{name}.json"
-        if path.exists() and not given.again:
-            continue
-        begun, at = time.monotonic(), commit()
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                found = compare(name, Path(folder))
-            except DeployError as error:
-                found = {"failed": error.message}
-        result = {
-            "model": name,
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": at,
-            "machine": dict(facts()),
-            "versions": dict(versions("torch", "onnxruntime-gpu", "openvino", "nncf", "nvidia-modelopt")),
-            "seconds": round(time.monotonic() - begun, 1),
-            **found,
-        }
-        partial_path = path.with_suffix(".tmp")
-        partial_path.write_text(json.dumps(result, indent=1) + "\n")
-        partial_path.replace(path)
-        print(f"{name}: {math.ceil(result['seconds'])} s", flush=True)
+    kept.keep(RESULTS, () if given.page else given.names or MODELS, given.again, measured)
     write_page(RESULTS)
 
 

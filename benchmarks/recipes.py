@@ -15,19 +15,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import kept
 from memory import watched
-from provenance import commit
 from recipes_page import write_page
 
 import deploy_recipes
-from deploy_compile.machine import facts
 from deploy_compile.results import Loaded
 from deploy_recipes import Recipe
 from deploy_runtime.data import encode
@@ -42,7 +39,6 @@ LAST_WORDS = 300  # characters of what a crashed run said last
 
 def measure(name: str) -> dict[str, Any]:
     """Compile one recipe in a process of its own; its result, or the reason why there is none."""
-    begun, at = time.monotonic(), commit()
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         process = subprocess.Popen(
@@ -60,11 +56,7 @@ def measure(name: str) -> dict[str, Any]:
     recipe = deploy_recipes.get(name)
     return {
         **described(recipe),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": at,
-        "machine": dict(facts()),
         "threads": physical_cores(),
-        "seconds": round(time.monotonic() - begun, 1),
         "peak_gib": peak_gib,
         **made,
     }
@@ -174,26 +166,14 @@ def row_of(row: Candidate) -> Mapping[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", help="names (default: all)")
-    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
-    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser = kept.parser(__doc__, "RECIPE")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.into:
-        compile_into(given.recipes[0], given.into)
+        compile_into(given.names[0], given.into)
         return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    wanted = sorted(given.recipes or deploy_recipes.names(), key=lambda name: deploy_recipes.get(name).parameters)
-    for name in () if given.page else wanted:
-        path = RESULTS / f"{name}.json"
-        if path.exists() and not given.again:
-            continue
-        result = measure(name)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(path)
-        print(f"{name}: {result['failed'] or result['verdict']} ({result['seconds']:.0f} s)", flush=True)
+    wanted = sorted(given.names or deploy_recipes.names(), key=lambda name: deploy_recipes.get(name).parameters)
+    kept.keep(RESULTS, () if given.page else wanted, given.again, measure)
     write_page(RESULTS)
 
 

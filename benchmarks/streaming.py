@@ -21,17 +21,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
-from provenance import commit
 from streaming_page import write_page
 
 import deploy_recipes
-from deploy_compile.machine import facts
 from deploy_recipes import Recipe
 from deploy_runtime.data import encode
 
@@ -49,7 +47,7 @@ TENTHS = 10
 
 def measure(name: str, twin: bool, steps: int) -> dict[str, Any]:
     """Compile one network and measure every candidate of its bundle, each in a process of its own."""
-    begun, at, recipe = time.monotonic(), commit(), deploy_recipes.get(name)
+    recipe = deploy_recipes.get(name)
     params = dict(recipe.twin) if twin else {}
     found: dict[str, Any] = {"failed": "", "candidates": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +75,6 @@ def measure(name: str, twin: bool, steps: int) -> dict[str, Any]:
         "params": params,
         "frames": recipe.fitted(recipe.values(params)).frames,
         "steps": steps,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": at,
-        "machine": dict(facts()),
-        "seconds": round(time.monotonic() - begun, 1),
         **found,
     }
 
@@ -194,32 +188,24 @@ def _sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f"names (default: {', '.join(NETWORKS)})")
+    parser = kept.parser(__doc__, "NETWORK")
     parser.add_argument("--twins", action="store_true", help="their reduced twins, for more steps")
     parser.add_argument("--steps", type=int, help=f"default: {STEPS}, of twins {TWIN_STEPS}")
-    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
-    parser.add_argument("--page", action="store_true", help="only write the page")
     for option in ("--of", "--candidate", "--film", "--into"):
         parser.add_argument(option, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.of:
-        result = stream(given.networks[0], Path(given.of), given.candidate, Path(given.film), given.steps)
+        result = stream(given.names[0], Path(given.of), given.candidate, Path(given.film), given.steps)
         Path(given.into).write_text(json.dumps(result))
         return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in () if given.page else given.networks or NETWORKS:
-        path = RESULTS / f"{name}{'-twin' if given.twins else ''}.json"
-        if path.exists() and not given.again:
-            continue
-        result = measure(name, given.twins, given.steps or (TWIN_STEPS if given.twins else STEPS))
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(path)
-        print(
-            f"{path.stem}: {result['failed'] or ', '.join(result['candidates'])} ({result['seconds']:.0f} s)",
-            flush=True,
-        )
+    suffix, steps = ("-twin", TWIN_STEPS) if given.twins else ("", STEPS)
+    wanted = () if given.page else [f"{name}{suffix}" for name in given.names or NETWORKS]
+    kept.keep(
+        RESULTS,
+        wanted,
+        given.again,
+        lambda name: measure(name.removesuffix("-twin"), given.twins, given.steps or steps),
+    )
     write_page(RESULTS)
 
 

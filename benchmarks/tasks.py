@@ -17,16 +17,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from provenance import commit
+import kept
 from tasks_list import TASKS, Task, get
 from tasks_page import write_page
 
-from deploy_compile.machine import facts
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
 
@@ -36,9 +33,9 @@ THREADS = 1  # nothing is timed, and beside other work a second one mostly waits
 COMPUTE_CAPABILITIES = ("sm86",)  # the engines are not run here, and their graph is the same for all
 
 
-def measure(task: Task) -> dict[str, Any]:
+def measure(name: str) -> dict[str, Any]:
     """Train, compile and score one task in a process of its own; its result, or the reason why there is none."""
-    begun, at = time.monotonic(), commit()
+    task = get(name)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         quiet = {"OPENBLAS_NUM_THREADS": "1"}  # the drawing's tiny products gain nothing from a second thread
@@ -52,10 +49,6 @@ def measure(task: Task) -> dict[str, Any]:
         "about": task.about,
         "reduced": task.reduced,
         "training": encode(task.training),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": at,
-        "machine": dict(facts()),
-        "seconds": round(time.monotonic() - begun, 1),
         **made,
     }
 
@@ -96,28 +89,14 @@ def run(task: Task) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", help="names (default: all)")
-    parser.add_argument("--again", action="store_true", help="measure even where a result stands")
-    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser = kept.parser(__doc__, "TASK")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    wanted = [get(name) for name in given.tasks] or TASKS
     if given.into:
-        given.into.write_text(json.dumps(run(wanted[0])))
+        given.into.write_text(json.dumps(run(get(given.names[0]))))
         return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for task in () if given.page else wanted:
-        path = RESULTS / f"{task.name}.json"
-        if path.exists() and not given.again:
-            continue
-        print(task.name, flush=True)
-        result = measure(task)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(path)
-        told = result["failed"] or f"PyTorch {result['torch']['accuracy']['value']:.1%}"
-        print(f"{task.name}: {told} ({result['seconds']:.0f} s)", flush=True)
+    wanted = [get(name).name for name in given.names] or [task.name for task in TASKS]
+    kept.keep(RESULTS, () if given.page else wanted, given.again, measure)
     write_page(RESULTS, [task.name for task in TASKS])
 
 

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deploy_runtime.errors import UsageError
-from deploy_runtime.spec import Classes, DenseMap, Features, Limit, MultiLabel, Preprocess, State, Task, Tensor
+from deploy_runtime.spec import (
+    Classes,
+    DenseMap,
+    Features,
+    Limit,
+    MultiLabel,
+    Preprocess,
+    State,
+    Task,
+    Tensor,
+    data_inputs,
+    data_outputs,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -149,14 +161,12 @@ class Recipe:
     @property
     def data_inputs(self) -> tuple[Tensor, ...]:
         """The inputs that samples give: all but the state."""
-        carried = {state.input for state in self.state}
-        return tuple(tensor for tensor in self.inputs if tensor.name not in carried)
+        return data_inputs(self.inputs, self.state)
 
     @property
     def data_outputs(self) -> tuple[Tensor, ...]:
         """The outputs but the state."""
-        carried = {state.output for state in self.state}
-        return tuple(tensor for tensor in self.outputs if tensor.name not in carried)
+        return data_outputs(self.outputs, self.state)
 
     @property
     def frames(self) -> int:

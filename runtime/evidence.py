@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deploy_runtime.drift import Drift, PairDrift, StreamDrift, Verdict
-from deploy_runtime.spec import Batch, Limit, Preprocess, State, Task, Tensor
+from deploy_runtime.spec import Batch, Limit, Preprocess, State, Task, Tensor, data_inputs, data_outputs
 
 Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16"]
@@ -245,11 +245,9 @@ class Manifest:
     @property
     def data_inputs(self) -> tuple[Tensor, ...]:
         """The inputs that whoever runs it gives: all but the state of a stream."""
-        carried = {state.input for state in self.state}
-        return tuple(tensor for tensor in self.inputs if tensor.name not in carried)
+        return data_inputs(self.inputs, self.state)
 
     @property
     def data_outputs(self) -> tuple[Tensor, ...]:
         """The outputs but the state."""
-        carried = {state.output for state in self.state}
-        return tuple(tensor for tensor in self.outputs if tensor.name not in carried)
+        return data_outputs(self.outputs, self.state)

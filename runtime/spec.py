@@ -1,9 +1,9 @@
 """The values that recipes state and the runtime obeys. Frozen, plain, JSON-able; what was measured is in `evidence`.
 
-Nothing here computes; `data.encode` and `data.decode` turn each value into JSON and back.
+Nothing here measures; `data.encode` and `data.decode` turn each value into JSON and back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -44,6 +44,18 @@ class State:
     input: str
     output: str
     initial: float = 0.0
+
+
+def data_inputs(inputs: Sequence[Tensor], state: Sequence[State]) -> tuple[Tensor, ...]:
+    """Return the inputs that whoever runs a network gives: all but the state."""
+    carried = {one.input for one in state}
+    return tuple(tensor for tensor in inputs if tensor.name not in carried)
+
+
+def data_outputs(outputs: Sequence[Tensor], state: Sequence[State]) -> tuple[Tensor, ...]:
+    """Return the outputs that whoever runs a network is told: all but the state."""
+    carried = {one.output for one in state}
+    return tuple(tensor for tensor in outputs if tensor.name not in carried)
 
 
 @dataclass(frozen=True)
