@@ -123,6 +123,7 @@ def carried(recipe: Recipe, name: str, params: dict[str, str], steps: int, path:
 
 def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> dict[str, Any]:
     """Measure one candidate, in this process."""
+    from deploy_compile.stream_parity import sqnr
     from deploy_runtime import manifest, timing
     from deploy_runtime.model import Model, open_session
 
@@ -163,8 +164,8 @@ def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> d
         "rounds": len(ratio["step"]),
         "late_over_early": encode(list(slope)),
         "gained_bytes": resident() - memory,
-        "first_db": _sqnr(wanted[:, :EARLY], said[:, :EARLY]),
-        "last_db": _sqnr(wanted[:, -EARLY:], said[:, -EARLY:]),
+        "first_db": round(sqnr(wanted[:, :EARLY], said[:, :EARLY]), 2),
+        "last_db": round(sqnr(wanted[:, -EARLY:], said[:, -EARLY:]), 2),
         "agreement": float(np.mean(wanted.argmax(-1) == said.argmax(-1))),
     }
 
@@ -180,11 +181,6 @@ def _seconds(run: Any) -> float:
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun
-
-
-def _sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
-    error = float(np.square(got - wanted, dtype=np.float64).sum())
-    return round(10 * float(np.log10(np.square(wanted, dtype=np.float64).sum() / max(error, 1e-300))), 2)
 
 
 def main() -> None:

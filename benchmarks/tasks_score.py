@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from scipy import stats  # type: ignore[import-untyped]
 from tasks_data import Draw
 from tasks_train import ready, scenes
 
-from deploy_compile import accuracy, onnx_graph, parity_run, session
-from deploy_compile.emulate import emulate
+from deploy_compile import accuracy, onnx_graph, parity_run
+from deploy_compile.emulate import emulate, rounding, through
 from deploy_compile.load import module
 from deploy_compile.pipeline import Tried, Verified
+from deploy_compile.reference import forward
 from deploy_compile.results import Graph
 from deploy_compile.sample_files import paths, read, save
 from deploy_recipes import Classes, DenseMap, MultiLabel, Recipe
@@ -73,13 +74,9 @@ def score(recipe: Recipe, made: Verified, samples: Path, truth: np.ndarray, thre
 def answers_of_torch(recipe: Recipe, made: Verified, samples: Path, threads: int) -> Answers:
     """Return what the network answers in PyTorch fp32, each output stacked over samples."""
     torch.set_num_threads(threads)
-    net, found = module(made.loaded), []
-    with torch.inference_mode():
-        for sample in read(samples):
-            given = net(*(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs))
-            found.append([value.numpy() for value in (given if isinstance(given, (tuple, list)) else (given,))])
-    stacked = (np.concatenate(values) for values in zip(*found, strict=True))
-    return {tensor.name: array for tensor, array in zip(recipe.outputs, stacked, strict=True)}
+    net = module(made.loaded)
+    found = [forward(net, recipe, sample) for sample in read(samples)]
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
 def answers_of(
@@ -94,7 +91,7 @@ def answers_of(
     if row.status == "built_not_run" and graph is not None:
         return emulate(graph.path, samples, None, threads), True, row.reason
     if row.precision == "bf16" and row.status == "refused" and graph is not None:
-        return through(bf16(onnx_graph.load(graph.path)), samples, threads), True, EMULATED
+        return through(bf16(onnx_graph.load(graph.path)), samples, None, threads), True, EMULATED
     return None, False, row.reason
 
 
@@ -103,14 +100,6 @@ def graph_of(one: Tried, graphs: Sequence[Graph]) -> Graph | None:
     wanted = {"bf16": "fp32"}.get(one.row.precision, one.row.precision)
     form = GRAPH_OF_TARGET[one.row.target] if wanted == "int8" else ""
     return next((graph for graph in graphs if (graph.precision, graph.form) == (wanted, form)), None)
-
-
-def through(model: onnx.ModelProto, samples: Path, threads: int) -> Answers:
-    """Run a graph node by node as it is written."""
-    names = [value.name for value in model.graph.output]
-    with session.opened(model, threads, optimised=False) as opened:
-        found = [opened.run(names, sample) for sample in read(samples)]
-    return {name: np.concatenate(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def bf16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -128,7 +117,7 @@ def bf16(model: onnx.ModelProto) -> onnx.ModelProto:
     seen = {}
     for value in graph.input:
         seen[value.name] = onnx_graph.unique(f"{value.name}_rounded", used)
-        graph.node.extend(_rounding(value.name, seen[value.name], used))
+        graph.node.extend(rounding(value.name, seen[value.name], used, TensorProto.BFLOAT16))
     for node in model.graph.node:
         plain = graph.node.add()
         plain.CopyFrom(node)
@@ -136,17 +125,8 @@ def bf16(model: onnx.ModelProto) -> onnx.ModelProto:
         for place, name in enumerate(node.output):
             if name in floats and node.op_type != "Constant":
                 plain.output[place] = onnx_graph.unique(f"{name}_unrounded", used)
-                graph.node.extend(_rounding(plain.output[place], name, used))
+                graph.node.extend(rounding(plain.output[place], name, used, TensorProto.BFLOAT16))
     return result
-
-
-def _rounding(source: str, made: str, used: set[str]) -> list[onnx.NodeProto]:
-    inside = onnx_graph.unique(f"{made}_bf16", used)
-    kinds = ((source, inside, TensorProto.BFLOAT16), (inside, made, TensorProto.FLOAT))
-    return [
-        helper.make_node("Cast", [given], [result], onnx_graph.unique(f"{result}/Cast", used), to=kind)
-        for given, result, kind in kinds
-    ]
 
 
 def measured(recipe: Recipe, answers: Answers, truth: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,7 @@ keep them. ONNX Runtime runs it as written: its optimiser is off, so that no pai
 becomes an integer kernel. A graph with neither fp16 tensors nor Q/DQ pairs is optimised and runs as on any CPU.
 """
 
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy_compile import onnx_graph, session
+from deploy_compile.sample_files import read
 
 ROUNDS = ("Cast", "QuantizeLinear")  # nodes whose rounding an optimiser could take away
 
@@ -24,18 +25,16 @@ def emulate(graph: Path, samples: Path, limit: int | None, threads: int) -> dict
 
     `samples` is a folder of one-sample `.npz` files, of which the first `limit` are run (None: all).
     """
-    model = emulated(onnx_graph.load(graph))
+    return through(emulated(onnx_graph.load(graph)), samples, limit, threads)
+
+
+def through(model: onnx.ModelProto, samples: Path, limit: int | None, threads: int) -> dict[str, np.ndarray]:
+    """Return the outputs of a graph, stacked over samples on axis 0; one that rounds is run as it is written."""
     names = [value.name for value in model.graph.output]
     rounds = any(node.op_type in ROUNDS for node in model.graph.node)
     with session.opened(model, threads, optimised=not rounds) as opened:
-        answers = [opened.run(names, arrays) for arrays in _read(samples, limit)]
+        answers = [opened.run(names, arrays) for arrays in islice(read(samples), limit)]
     return {name: np.concatenate(values) for name, values in zip(names, zip(*answers, strict=True), strict=True)}
-
-
-def _read(samples: Path, limit: int | None) -> Iterator[dict[str, np.ndarray]]:
-    for file in sorted(samples.glob("*.npz"))[:limit]:
-        with np.load(file, allow_pickle=False) as arrays:
-            yield dict(arrays)
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -57,14 +56,15 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
         for place, name in enumerate(node.output):
             if name in halves:
                 wide.output[place] = onnx_graph.unique(f"{name}_unrounded", used)
-                graph.node.extend(_rounding(wide.output[place], name, used))
+                graph.node.extend(rounding(wide.output[place], name, used))
     return result
 
 
-def _rounding(source: str, result: str, used: set[str]) -> list[onnx.NodeProto]:
-    inside = onnx_graph.unique(f"{result}_half", used)
+def rounding(source: str, result: str, used: set[str], kind: int = TensorProto.FLOAT16) -> list[onnx.NodeProto]:
+    """Return the casts that make `result` of an fp32 tensor, rounded to the element type `kind`."""
+    inside = onnx_graph.unique(f"{result}_rounded", used)
     return [
-        helper.make_node("Cast", [source], [inside], onnx_graph.unique(f"{inside}/Cast", used), to=TensorProto.FLOAT16),
+        helper.make_node("Cast", [source], [inside], onnx_graph.unique(f"{inside}/Cast", used), to=kind),
         helper.make_node("Cast", [inside], [result], onnx_graph.unique(f"{result}/Cast", used), to=TensorProto.FLOAT),
     ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy_compile import accuracy, labelled
+from deploy_compile.reference import forward
 from deploy_compile.results import Built, Evaluated, Loaded, Predicted
 from deploy_compile.samples import Sample
 from deploy_compile.worker import Crashed, Worker
@@ -34,13 +35,7 @@ def predict_torch(out: Path, loaded: Loaded, recipe: Recipe, folder: Path, table
     torch.set_num_threads(threads)
     net = module(loaded)
 
-    def answer(sample: Sample) -> Sample:
-        with torch.inference_mode():
-            given = net(*(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs))
-        outputs = given if isinstance(given, (tuple, list)) else (given,)
-        return {tensor.name: value.numpy() for tensor, value in zip(recipe.outputs, outputs, strict=True)}
-
-    return _predict(out, recipe, labelled.read(folder, table, recipe), answer)
+    return _predict(out, recipe, labelled.read(folder, table, recipe), lambda sample: forward(net, recipe, sample))
 
 
 def predict_engine(

@@ -6,7 +6,6 @@ labels decided each by itself the columns are `file` and one a label, in the net
 The trap: names of files are patients' names. They are said in an error about that very file and kept nowhere.
 """
 
-import csv
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy_compile import tables
 from deploy_compile.samples import Sample, of_file
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError, UsageError
@@ -36,12 +36,7 @@ def read(folder: Path, table: Path, recipe: Recipe) -> list[Labelled]:
     """Read the CSV `table` and find its files in `folder`. Raises DeployError where they do not fit each other."""
     if not isinstance(recipe.task, (Classes, MultiLabel)):
         raise UsageError(f"{recipe.name} decides nothing that labels could judge", "Leave --evaluate out.")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, lines = list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DeployError(f"the labels in {table} cannot be read: {error}", "Give a CSV in UTF-8.") from error
+    columns, lines = tables.read(table, f"the labels in {table}")
     names = _columns(columns, recipe, table)
     if not lines:
         raise DeployError(f"{table} has no line below its header", "Write one line a sample.")
@@ -88,8 +83,8 @@ def _columns(columns: Sequence[str], recipe: Recipe, table: Path) -> tuple[str, 
 
 def _line(place: int, line: dict[str, str | None], folder: Path, names: Sequence[str], recipe: Recipe) -> Labelled:
     told = line.get(FILE) or ""
-    path = (folder / told).resolve()
-    if not told or not path.is_relative_to(folder.resolve()) or not path.is_file():
+    path = tables.inside(folder, told)
+    if path is None:
         raise DeployError(
             f"line {place} of the labels names {told or 'no file'}, which is not in {folder}",
             f"Write paths relative to {folder}.",

@@ -25,6 +25,11 @@ def macs(graph: Path) -> dict[str, int]:
     return {node.name: _count(node, shapes) for node in onnx_graph.heavy_nodes(model)}
 
 
+def affordable(graph: Path, budget: float, least: int, most: int) -> int:
+    """Return how many samples a budget of multiply-adds allows, between `least` and `most`."""
+    return min(most, max(least, int(budget // max(1, sum(macs(graph).values())))))
+
+
 def _count(node: onnx.NodeProto, shapes: Shapes) -> int:
     first, second = _dims(node.input[0], shapes), _dims(node.input[1], shapes)
     result = _dims(node.output[0], shapes)

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from deploy_compile import parity_run
+from deploy_compile.reference import forward
 from deploy_compile.results import Built, Loaded, Paired, PairParity, Samples
 from deploy_compile.sample_files import load, paths, read, save, write
 from deploy_compile.stream_parity import FAITHFUL_DB, sqnr
+from deploy_compile.synthetic import value_range
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.drift import PairDrift, Verdict
 from deploy_runtime.errors import DeployError
@@ -40,15 +42,8 @@ def pair_reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, 
     pairs = list(islice(read(samples.held_out), PAIRS))
     for name, changed in forms(recipe).items():
         write(out / name, map(changed, pairs))
-    answers: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in recipe.outputs}
-    for name in forms(recipe):
-        for sample in read(out / name):
-            with torch.inference_mode():
-                made = net(*(torch.from_numpy(sample[tensor.name]) for tensor in recipe.inputs))
-            given = made if isinstance(made, (tuple, list)) else (made,)
-            for tensor, value in zip(recipe.outputs, given, strict=True):
-                answers[tensor.name].append(value.numpy())
-    save(out / "answers.npz", {name: np.concatenate(found) for name, found in answers.items()})
+    answers = [forward(net, recipe, sample) for name in forms(recipe) for sample in read(out / name)]
+    save(out / "answers.npz", {name: np.concatenate([one[name] for one in answers]) for name in answers[0]})
     return Paired(out / "plain", out / "same", out / "exchanged", out / "brighter", out / "answers.npz")
 
 
@@ -57,8 +52,7 @@ def forms(recipe: Recipe) -> Mapping[str, Changed]:
     if recipe.pair is None:
         raise ValueError(f"{recipe.name} compares no pair")
     before, after = recipe.pair
-    how = recipe.preprocess
-    low, high = (-1.0, 1.0) if how is None else (-how.mean[0] / how.std[0], (1 - how.mean[0]) / how.std[0])
+    low, high = (-1.0, 1.0) if recipe.preprocess is None else value_range(recipe.preprocess)
     step = np.float32(BRIGHTER * (high - low))
     return {
         "plain": lambda pair: pair,

@@ -7,12 +7,12 @@ share a file, go to calibration or to the held-out set together.
 The trap: the name of a file may be a patient's. It is said only in an error about that very file.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy_compile import tables
 from deploy_runtime.errors import DeployError
 
 TABLE = "pairs.csv"
@@ -64,13 +64,8 @@ def _put(found: dict[str, Path], path: Path) -> None:
 def _listed(folder: Path, names: Sequence[str]) -> list[tuple[str, Pair]]:
     """Read the table: whose each pair is, and the pair."""
     table = folder / TABLE
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, lines = set(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DeployError(f"{table} cannot be read: {error}", "Give a CSV in UTF-8.") from error
-    if not set(names) <= columns or not columns <= {*names, PATIENT}:
+    columns, lines = tables.read(table, str(table))
+    if not set(names) <= set(columns) or not set(columns) <= {*names, PATIENT}:
         raise DeployError(
             f"{table} has the columns {', '.join(sorted(columns)) or 'none'}",
             f"Head it with {','.join(names)}, and {PATIENT} where a patient has several pairs.",
@@ -84,8 +79,8 @@ def _line(place: int, line: Mapping[str, str | None], folder: Path, names: Seque
     files = {}
     for name in names:
         told = (line.get(name) or "").strip()
-        path = (folder / told).resolve()
-        if not told or not path.is_relative_to(folder.resolve()) or not path.is_file():
+        path = tables.inside(folder, told)
+        if path is None:
             raise DeployError(
                 f"line {place} of {TABLE} names {told or 'nothing'} for {name}, which is not in {folder}",
                 f"Write paths relative to {folder}; a study without the other is no pair.",

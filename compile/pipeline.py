@@ -27,22 +27,20 @@ from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
 from deploy_compile.repair import rank, reach, repair
 from deploy_compile.results import (
-    Audited,
     Built,
     Choice,
     Graph,
     Loaded,
     Outcome,
     Paired,
-    Parity,
     Ranges,
     Reference,
     Repaired,
     Samples,
     Saturation,
-    Speeds,
     Streamed,
 )
+from deploy_compile.rows import behaved, judged, timed
 from deploy_compile.samples import collect
 from deploy_compile.saturation import saturation, symptoms
 from deploy_compile.simplify import simplify
@@ -52,7 +50,6 @@ from deploy_compile.stream_parity import verdicts as stream_verdicts
 from deploy_compile.targets import Target, candidates, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Evaluation, Precision, Repair
-from deploy_runtime.judge import judge
 
 # The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
 GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
@@ -254,57 +251,14 @@ def fails(row: Candidate) -> bool:
     return row.status == "failed" and row.backend != "onnxruntime"
 
 
-def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, drifts: Parity) -> Candidate:
-    """One candidate's row: built, then audited, then measured; the first of them that fails gives its status."""
-    row = Candidate(engine.backend, engine.precision, engine.target, engine.status, engine.reason)
-    if engine.file is None:
-        return row
-    limit = recipe.limit(engine.precision)
-    found = judge(drifts.drift, limit, torch.fp64_distance)
-    row = replace(
-        row,
-        coverage=audited.coverage,
-        drift=drifts.drift,
-        verdicts=found,
-        emulated=drifts.emulated,
-        golden=drifts.golden,
-    )
-    if audited.coverage.breaches:
-        shown = ", ".join(audited.coverage.breaches[:3])
-        more = f" and {len(audited.coverage.breaches) - 3} more" if len(audited.coverage.breaches) > 3 else ""
-        return replace(row, status="rejected", reason=f"not in {engine.precision}: {shown}{more}")
-    if drifts.status not in ("passed", "built_not_run"):
-        return replace(row, status=drifts.status, reason=drifts.reason)
-    return failing(row)
-
-
 def behaving(run: Stages, seen: Seen, engine: Built, row: Candidate) -> Candidate:
     """The row of a candidate that passed sample by sample, judged as a stream too, or by what has to hold of pairs."""
     recipe, asked = seen.recipe, (seen.options.batch, seen.options.threads)
     limit = recipe.limit(row.precision)
     if seen.streamed is not None:
-        over_time = run(stream_parity, engine, recipe, seen.streamed, *asked)
-        if over_time.status != "passed":
-            return replace(row, status=over_time.status, reason=over_time.reason)
-        told = (*row.verdicts, *stream_verdicts(over_time.drift, limit))
-        row = failing(replace(row, stream=over_time.drift, verdicts=told))
+        film = run(stream_parity, engine, recipe, seen.streamed, *asked)
+        return behaved(replace(row, stream=film.drift), film, stream_verdicts(film.drift, limit))
     if seen.paired is not None:
-        of_pairs = run(pair_parity, engine, recipe, seen.paired, *asked)
-        if of_pairs.status != "passed":
-            return replace(row, status=of_pairs.status, reason=of_pairs.reason)
-        told = (*row.verdicts, *pair_verdicts(of_pairs.drift, limit))
-        row = failing(replace(row, pair=of_pairs.drift, verdicts=told))
+        pairs = run(pair_parity, engine, recipe, seen.paired, *asked)
+        return behaved(replace(row, pair=pairs.drift), pairs, pair_verdicts(pairs.drift, limit))
     return row
-
-
-def failing(row: Candidate) -> Candidate:
-    """The row, failed where one of its verdicts is not passed."""
-    failed = [f"{v.metric} {v.value:.4g}, limit {v.limit:.4g}" for v in row.verdicts if not v.passed]
-    return replace(row, status="failed", reason="; ".join(failed)) if failed else row
-
-
-def timed(row: Candidate, speeds: Speeds) -> Candidate:
-    """The row with its speed, or with the reason why it could not be timed."""
-    if row.name in speeds.failed:
-        return replace(row, status="crashed", reason=speeds.failed[row.name])
-    return replace(row, speed=speeds.measured.get(row.name))

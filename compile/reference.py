@@ -6,7 +6,7 @@ module is the fp32 weights widened, so what it measures is rounding in the arith
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,10 +42,10 @@ def reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threa
         seconds = min(_seconds(net, recipe, held_out[0]) for _ in range(TRIES))  # the first one initialises lazily
         most = SLOW_SAMPLES if seconds > SLOW_S else None
         for folder, source in (("held_out", islice(read(samples.held_out), most)), ("golden", read(samples.golden))):
-            write(out / folder, (_forward(net, recipe, sample, np.float32) for sample in source))
+            write(out / folder, (forward(net, recipe, sample, np.float32) for sample in source))
         narrow = list(islice(read(out / "held_out"), FP64_SAMPLES))
         net = net.double()
-        wide = [_forward(net, recipe, sample, np.float64) for sample in held_out[: len(narrow)]]
+        wide = [forward(net, recipe, sample, np.float64) for sample in held_out[: len(narrow)]]
     write(out / "fp64", wide)
     return Reference(
         held_out=out / "held_out",
@@ -59,15 +59,19 @@ def reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threa
 
 def _seconds(net: "nn.Module", recipe: Recipe, sample: dict[str, np.ndarray]) -> float:
     begun = time.perf_counter()
-    _forward(net, recipe, sample, np.float32)
+    forward(net, recipe, sample, np.float32)
     return time.perf_counter() - begun
 
 
-def _forward(net: "nn.Module", recipe: Recipe, sample: dict[str, np.ndarray], dtype: type) -> dict[str, np.ndarray]:
+def forward(
+    net: "nn.Module", recipe: Recipe, sample: Mapping[str, np.ndarray], dtype: type = np.float32
+) -> dict[str, np.ndarray]:
+    """Return a network's outputs for one sample, each by its name; nothing is kept for gradients."""
     import torch
 
     inputs = [torch.from_numpy(np.asarray(sample[tensor.name], dtype)) for tensor in recipe.inputs]
-    given = net(*inputs)
+    with torch.inference_mode():
+        given = net(*inputs)
     outputs = given if isinstance(given, (tuple, list)) else (given,)
     return {tensor.name: value.numpy() for tensor, value in zip(recipe.outputs, outputs, strict=True)}
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from deploy_compile import onnx_graph
-from deploy_compile.macs import macs
+from deploy_compile.macs import affordable
 from deploy_compile.profile import profile
 from deploy_compile.quantize import quantize
 from deploy_compile.results import Graph, Ranges, Ranked, Reached, Repaired
@@ -105,8 +105,7 @@ def _trials(
     fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int, most: int = SAMPLES
 ) -> Iterator["_Trials"]:
     """Give both forms of the graph, opened, with as many calibration samples as a trial has the time for."""
-    affordable = int(TRIAL_MACS // max(1, sum(macs(fp32.path).values())))
-    samples = list(islice(read(calibration), min(most, max(LEAST_SAMPLES, affordable))))
+    samples = list(islice(read(calibration), affordable(fp32.path, TRIAL_MACS, LEAST_SAMPLES, most)))
     with switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads) as both:
         yield _Trials(both, samples, recipe)
 

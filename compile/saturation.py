@@ -14,6 +14,7 @@ import numpy as np
 from deploy_compile import onnx_graph, sample_files
 from deploy_compile.probes import Probes
 from deploy_compile.results import Graph, Ranges, Saturation
+from deploy_compile.synthetic import value_range
 from deploy_recipes.recipe import Preprocess, Recipe
 from deploy_runtime.errors import DeployError
 from deploy_runtime.spec import Tensor
@@ -91,8 +92,7 @@ class _Outside:
 
 def _ends(preprocess: Preprocess) -> tuple[float, float]:
     """Return the least and the largest value that preprocessing gives 8-bit values, with room for rounding."""
-    pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
-    low, high = min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
+    low, high = value_range(preprocess)
     room = ROUNDING * (high - low)
     return low - room, high + room
 

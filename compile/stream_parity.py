@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from deploy_compile import synthetic
-from deploy_compile.macs import macs
+from deploy_compile.macs import affordable
+from deploy_compile.reference import forward
 from deploy_compile.results import Built, Graph, Loaded, Samples, Streamed, StreamParity
 from deploy_compile.sample_files import load, read, save
 from deploy_compile.worker import Crashed, call
@@ -24,7 +25,7 @@ from deploy_recipes.recipe import Recipe
 from deploy_runtime import backends
 from deploy_runtime.drift import StreamDrift, Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.judge import decided
+from deploy_runtime.judge import decibel, decided
 from deploy_runtime.phases import compare
 from deploy_runtime.session import Session
 from deploy_runtime.spec import Batch, Classes, Limit, State, Tensor
@@ -54,14 +55,9 @@ def stream_reference(
 
     torch.set_num_threads(threads)
     net = module(loaded)
-    affordable = int(FILM_MACS // max(1, sum(macs(fp32.path).values())))
-    clips = list(islice(read(samples.held_out), min(CLIPS, max(LEAST_CLIPS, affordable))))
+    clips = list(islice(read(samples.held_out), affordable(fp32.path, FILM_MACS, LEAST_CLIPS, CLIPS)))
 
-    def step(given: Arrays) -> Arrays:
-        with torch.inference_mode():
-            made = net(*(torch.from_numpy(given[tensor.name]) for tensor in recipe.inputs))
-        return {tensor.name: value.numpy() for tensor, value in zip(recipe.outputs, made, strict=True)}
-
+    step = partial(forward, net, recipe)
     film = {
         tensor.name: np.concatenate([clip[tensor.name] for clip in clips], axis=tensor.layout.index("T"))
         for tensor in recipe.data_inputs
@@ -131,12 +127,9 @@ def _drift(
 
 
 def sqnr(reference: Array, got: Array) -> float:
-    """Return 10·log10(Σreference² / Σerror²) in dB, infinite where they are equal and minus that where `got` is not."""
+    """Return 10·log10(Σreference² / Σerror²) in dB: infinite where equal, minus infinite where one is not finite."""
     error = float(np.square(got - reference, dtype=np.float64).sum())
-    power = float(np.square(reference, dtype=np.float64).sum())
-    if not math.isfinite(error):
-        return -math.inf
-    return math.inf if error == 0.0 else 10.0 * math.log10(max(power, np.finfo(np.float64).tiny) / error)
+    return decibel(float(np.square(reference, dtype=np.float64).sum()), error) if math.isfinite(error) else -math.inf
 
 
 def verdicts(drifts: Sequence[StreamDrift], limit: Limit) -> tuple[Verdict, ...]:

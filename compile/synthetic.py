@@ -115,11 +115,21 @@ def _features(shape: tuple[int, ...], axes: str, scene: Generator, rng: Generato
     return values.astype(np.float32)
 
 
+def value_range(preprocess: Preprocess) -> tuple[float, float]:
+    """Return the least and the largest value that preprocessing can give in any channel."""
+    low, high = _ends(preprocess)
+    return min(low), max(high)
+
+
+def _ends(preprocess: Preprocess) -> tuple[list[float], list[float]]:
+    pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
+    return [-mean / std for mean, std in pairs], [(1 - mean) / std for mean, std in pairs]
+
+
 def _value_range(preprocess: Preprocess | None, channels: int) -> tuple[Array, Array]:
     """Return the least and the largest value that preprocessing can give, one a channel, shaped C,1,1,1."""
     if preprocess is None or len(preprocess.mean) != channels:
         low, high = ([value] * channels for value in PLAIN_RANGE)
     else:
-        pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
-        low, high = [-mean / std for mean, std in pairs], [(1 - mean) / std for mean, std in pairs]
+        low, high = _ends(preprocess)
     return np.asarray(low, np.float32).reshape(-1, 1, 1, 1), np.asarray(high, np.float32).reshape(-1, 1, 1, 1)

@@ -225,7 +225,7 @@ def _measure_output(
         mean_relative=_over(mean_abs, scale),
         cosine=_cosine(reference2, got2, dot),
         worst_cosine=worst,
-        sqnr_db=_decibel(reference2, error2),
+        sqnr_db=decibel(reference2, error2),
         fp64_ratio=None if fp64 is None else _fp64_ratio(reference, got, fp64, scale),
         **agreement,
     )
@@ -300,7 +300,8 @@ def _cosine(one2: float, other2: float, dot: float) -> float:
     return max(-1.0, min(1.0, dot / math.sqrt(one2) / math.sqrt(other2)))
 
 
-def _decibel(signal2: float, error2: float) -> float:
+def decibel(signal2: float, error2: float) -> float:
+    """Return the ratio of two powers in dB, infinite without an error and minus that without a signal."""
     if error2 == 0:
         return math.inf
     return 10 * math.log10(signal2 / error2) if signal2 / error2 > 0 else -math.inf

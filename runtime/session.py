@@ -58,7 +58,7 @@ def check_names(file: Path, found: Iterable[str], wanted: Sequence[Tensor]) -> N
 def cannot_open(file: Path, library: str, error: Exception) -> DeployError:
     """Return the error that says why a library did not take a file."""
     return DeployError(
-        f"{library} cannot open {file}: {_first_line(error)}",
+        f"{library} cannot open {file}: {first_line(error)}",
         "Run `python -m deploy_runtime verify` on the bundle; where it is whole, another backend may take it.",
     )
 
@@ -66,11 +66,12 @@ def cannot_open(file: Path, library: str, error: Exception) -> DeployError:
 def cannot_run(library: str, error: Exception) -> DeployError:
     """Return the error that says why a library did not finish a run."""
     return DeployError(
-        f"{library} failed while running: {_first_line(error)}",
+        f"{library} failed while running: {first_line(error)}",
         "See whether memory is left and `python -m deploy_runtime verify` passes; another backend may run it.",
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]

@@ -54,13 +54,12 @@ class Stream:
         self._inputs = tuple(tensor.of_frames(frames) for tensor in found.data_inputs)
         self._outputs = tuple(tensor.of_frames(frames) for tensor in found.data_outputs)
         self._before, self._after = initial(found, size), initial(found, size)
-        made = {tensor.name: np.empty(tensor.at(size), tensor.dtype) for tensor in self._outputs}
         # Each set of answers belongs to the set of state that is written with it.
-        self._into, self._other = self._answers(made, self._after), self._answers(made, self._before)
+        self._into, self._other = self._answers(self._after), self._answers(self._before)
 
-    def _answers(self, made: Mapping[str, Array], state: Mapping[str, Array]) -> dict[str, Array]:
-        copies = {name: np.empty_like(array) for name, array in made.items()}
-        return copies | {one.output: state[one.input] for one in self._state}
+    def _answers(self, state: Mapping[str, Array]) -> dict[str, Array]:
+        made = {tensor.name: np.empty(tensor.at(self.count), tensor.dtype) for tensor in self._outputs}
+        return made | {one.output: state[one.input] for one in self._state}
 
     def step(self, inputs: Mapping[str, Array], copy: bool = True) -> dict[str, Array]:
         """Take the next frames, float32 [count, frames, ...] by input name; return the outputs for them.

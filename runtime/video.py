@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy_runtime.errors import DeployError, UsageError
-from deploy_runtime.session import Array, NotHereError
+from deploy_runtime.session import Array, NotHereError, first_line
 
 INSTALL = "pip install 'av>=14'"
 
@@ -40,8 +40,9 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
             stream.thread_type = "AUTO"
             yield from _decoded(container.decode(stream), path, every)
     except failures as error:
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DeployError(f"{path} cannot be decoded: {words}", "Look whether a player shows it to its end.") from error
+        raise DeployError(
+            f"{path} cannot be decoded: {first_line(error)}", "Look whether a player shows it to its end."
+        ) from error
 
 
 def _decoded(decoded: Iterator[Any], path: Path, every: int) -> Iterator[Frame]:

@@ -62,8 +62,8 @@ def test_bf16_is_emulated_at_every_node(tasks: dict[str, ModuleType], tmp_path: 
     score = tasks["score"]
     model = onnx.load(toys.conv_graph(tmp_path / "toy.onnx"))
     write(tmp_path / "samples", ({"image": image} for image in toys.images(3)))
-    rounded = score.through(score.bf16(model), tmp_path / "samples", 1)["logits"]
-    plain = score.through(model, tmp_path / "samples", 1)["logits"]
+    rounded = score.through(score.bf16(model), tmp_path / "samples", None, 1)["logits"]
+    plain = score.through(model, tmp_path / "samples", None, 1)["logits"]
     assert np.array_equal(rounded, torch.from_numpy(rounded).bfloat16().float().numpy())
     error = np.abs(rounded - plain).max() / np.abs(plain).max()
     assert 2.0**-10 < error < 2.0**-5

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from deploy_compile import macs as counting
 from deploy_compile import onnx_graph, repair
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
@@ -109,7 +110,7 @@ def test_a_large_network_is_tried_on_fewer_samples(
 
     monkeypatch.setattr(repair, "noise", counted)
     for macs in (repair.TRIAL_MACS / 6, repair.TRIAL_MACS):
-        monkeypatch.setattr(repair, "macs", lambda _, macs=macs: {"one": int(macs)})
+        monkeypatch.setattr(counting, "macs", lambda _, macs=macs: {"one": int(macs)})
         repair.reach(tmp_path, made[1], made[2], asked, made[0] / "samples", (0.0,), 1)
     assert seen == [6, repair.LEAST_SAMPLES]
 
