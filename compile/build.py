@@ -54,6 +54,8 @@ def build(
     Raises DeployError where the command itself cannot be carried out (a compute capability that does not exist).
     """
     begun = time.monotonic()
+    if target.built_there:
+        return Built(backend, precision, target.name, "to_build", target.note, graph.path, (), 0.0)
     try:
         function, args = _builder(
             out, graph, fp32, backend, precision, target, batch, inputs, outputs, ranges, compute_capabilities

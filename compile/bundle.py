@@ -164,8 +164,10 @@ def report(name: str, rows: Sequence[Candidate], choice: Choice, evaluation: Eva
 def _ships(row: Candidate, options: Options) -> bool:
     if row.status == "passed":
         return True
-    if row.status != "built_not_run" or (not any(v.passed for v in row.verdicts or ()) and row.emulated):
+    if not row.unrun or (not any(v.passed for v in row.verdicts or ()) and row.emulated):
         return False
+    if row.status == "to_build":
+        return True  # each is the next one's fallback on the device
     wanted = {"fp16": options.fp16, "int8_fp16": options.int8, "fp32": not (options.fp16 or options.int8)}
     return wanted.get(row.precision, False) or row.precision == options.require
 
@@ -176,7 +178,10 @@ def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:
     on_gpu = engine.target != "cpu"
     if on_gpu:
         graph = next(graph for graph in graphs if graph.precision == engine.precision and not graph.form)
-        _copy(graph.path, folder / "graphs" / f"{graph.precision}.onnx")
+        typed = f"graphs/{graph.precision}.onnx"
+        _copy(graph.path, folder / typed)
+        if engine.backend == "tensorrt":
+            return typed  # the device builds its engine from it
     same = next((g for g in graphs if g.path == engine.file or _equal(g.path, engine.file)), None)
     if on_gpu:
         name = f"engines/{engine.precision}.{engine.backend}.engine"

@@ -111,7 +111,7 @@ def _cost(repair: Repair) -> str:
 
 
 def _why_not_int8(candidates: Sequence[Candidate]) -> str:
-    rows = [row for row in candidates if row.precision.startswith("int8") and row.status != "built_not_run"]
+    rows = [row for row in candidates if row.precision.startswith("int8") and not row.unrun]
     passed = [row for row in rows if row.status == "passed"]
     if passed:
         return "int8 was asked for, passes, and is no faster here"

@@ -16,6 +16,7 @@ from deploy_compile.results import Built, Graph, Parity, Reference, Samples
 from deploy_compile.sample_files import paths, save, stacked
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError
+from deploy_runtime.evidence import Status
 from deploy_runtime.judge import measure
 from deploy_runtime.spec import Batch
 
@@ -37,8 +38,8 @@ def parity(
     if built.file is None:
         return Parity((), built.status, built.reason)
     wanted, golden = stacked(reference.held_out), stacked(reference.golden)
-    if built.status == "built_not_run":
-        return _emulated(graph, recipe, samples, reference, wanted, golden, threads)
+    if built.status in ("built_not_run", "to_build"):
+        return _emulated(built.status, graph, recipe, samples, reference, wanted, golden, threads)
     count = len(paths(reference.held_out))  # fewer than there are samples where PyTorch is slow
     files = paths(samples.held_out)[:count] + paths(samples.golden)
     try:
@@ -54,6 +55,7 @@ def parity(
 
 
 def _emulated(
+    status: Status,
     graph: Graph,
     recipe: Recipe,
     samples: Samples,
@@ -66,4 +68,4 @@ def _emulated(
     got = emulate(graph.path, samples.held_out, count, threads)
     own = reference.fp64_distance
     shipped = measure(golden, emulate(graph.path, samples.golden, None, threads), recipe.task, own)
-    return Parity(measure(wanted, got, recipe.task, own), "built_not_run", "", emulated=True, golden=shipped)
+    return Parity(measure(wanted, got, recipe.task, own), status, "", emulated=True, golden=shipped)

@@ -47,7 +47,7 @@ from deploy_compile.simplify import simplify
 from deploy_compile.speed import measure
 from deploy_compile.stream_parity import stream_parity, stream_reference
 from deploy_compile.stream_parity import verdicts as stream_verdicts
-from deploy_compile.targets import Target, candidates, get
+from deploy_compile.targets import ALWAYS, Target, candidates, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Evaluation, Precision, Repair
 
@@ -119,17 +119,17 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
     torch = run(reference, loaded, recipe, samples, threads)
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
+    wanted = candidates(options.targets, options.fp16, options.int8)
     run(canaries, fp32, recipe)  # the batch axis means what it says, before anything is built on it
-    ranges = run(calibrate, fp32, samples.calibration, options.algorithm, threads) if options.asked else None
+    ranges = run(calibrate, fp32, samples.calibration, options.algorithm, threads) if ranged(wanted) else None
     if ranges is not None and options.int8 and not samples.provenance.synthetic:
         samples = warned(samples, run(saturation, fp32, ranges, samples.held_out, threads))
     streamed = run(stream_reference, loaded, recipe, fp32, samples, threads) if recipe.streams else None
     paired = run(pair_reference, loaded, recipe, samples, threads) if recipe.pair else None
     seen = Seen(recipe, options, samples, torch, fp32, ranges, streamed, paired)
     graphs = [fp32]
-    if ranges is not None and options.fp16:
+    if ranges is not None and any(precision == "fp16" for _, _, precision in wanted):
         graphs.append(run(cast, fp32, ranges, "fp16"))
-    wanted = candidates(options.targets, options.fp16, options.int8)
     tried = attempt(run, seen, graphs, [one for one in wanted if not one[2].startswith("int8")])
     repairs: dict[str, Repair] = {}
     for name in dict.fromkeys(target.name for target, _, _ in wanted):  # each target has its own form of the INT8 graph
@@ -139,6 +139,11 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
         repairs |= {} if int8.repair is None else {name: int8.repair}
     tried.sort(key=lambda one: wanted.index((get(one.row.target), one.row.backend, one.row.precision)))
     return Verified(loaded, samples, torch, tuple(graphs), ranges, tuple(tried), repairs)
+
+
+def ranged(wanted: Sequence[Wanted]) -> bool:
+    """Whether a graph among those wanted is made by the ranges of calibration."""
+    return any(precision not in ALWAYS for _, _, precision in wanted)
 
 
 def evaluated(
@@ -232,7 +237,7 @@ def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[W
     )
     tried = []
     for engine, graph in zip(engines, sources, strict=True):
-        audited = run(audit, fp32, engine, graph.kept_float)
+        audited = None if engine.status == "to_build" else run(audit, fp32, engine, graph.kept_float)
         drifts = run(parity, engine, graph, recipe, seen.samples, seen.torch, options.batch, options.threads)
         row = judged(recipe, seen.torch, engine, audited, drifts)
         row = behaving(run, seen, engine, row) if row.status == "passed" else row

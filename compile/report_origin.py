@@ -89,7 +89,7 @@ def reproduce(manifest: Manifest) -> Element:
 
 def not_run(manifest: Manifest) -> Element:
     """What was built for hardware that was not there."""
-    rows = [row for row in manifest.candidates if row.status == "built_not_run"]
+    rows = [row for row in manifest.candidates if row.unrun]
     title = "Not run on hardware"
     if not rows:
         return parts.section(

@@ -17,6 +17,7 @@ STATUS = {
     "crashed": ("crashed", "bad"),
     "refused": ("refused", "open"),
     "built_not_run": ("not run", "open"),
+    "to_build": ("to build", "open"),
 }
 METRICS = {
     "cosine": "cosine",

@@ -10,8 +10,11 @@ from deploy_runtime.evidence import Candidate
 from deploy_runtime.judge import judge
 
 
-def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, drifts: Parity) -> Candidate:
-    """One candidate's row: built, then audited, then measured; the first of them that fails gives its status."""
+def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited | None, drifts: Parity) -> Candidate:
+    """One candidate's row: built, then audited, then measured; the first of them that fails gives its status.
+
+    The audit is None where the device builds the engine, and audits it.
+    """
     row = Candidate(engine.backend, engine.precision, engine.target, engine.status, engine.reason)
     if engine.file is None:
         return row
@@ -19,17 +22,17 @@ def judged(recipe: Recipe, torch: Reference, engine: Built, audited: Audited, dr
     found = judge(drifts.drift, limit, torch.fp64_distance)
     row = replace(
         row,
-        coverage=audited.coverage,
+        coverage=None if audited is None else audited.coverage,
         drift=drifts.drift,
         verdicts=found,
         emulated=drifts.emulated,
         golden=drifts.golden,
     )
-    if audited.coverage.breaches:
+    if audited is not None and audited.coverage.breaches:
         shown = ", ".join(audited.coverage.breaches[:3])
         more = f" and {len(audited.coverage.breaches) - 3} more" if len(audited.coverage.breaches) > 3 else ""
         return replace(row, status="rejected", reason=f"not in {engine.precision}: {shown}{more}")
-    if drifts.status not in ("passed", "built_not_run"):
+    if drifts.status not in ("passed", "built_not_run", "to_build"):
         return replace(row, status=drifts.status, reason=drifts.reason)
     return failing(row)
 

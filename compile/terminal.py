@@ -23,6 +23,7 @@ MARKS = {
     "crashed": "[red]crashed[/]",
     "refused": "[yellow]refused[/]",
     "built_not_run": "[cyan]not run[/]",
+    "to_build": "[cyan]to build[/]",
 }
 
 
@@ -75,7 +76,7 @@ def print_outcome(
     """The table, why each fallen candidate fell, the notes, and the verdict."""
     console.print(candidates_table(rows, chosen))
     for row in rows:
-        if row.reason and row.status not in ("passed", "built_not_run"):
+        if row.reason and row.status != "passed" and not row.unrun:
             console.print(f"{MARKS[row.status]} {row.name}: {escape(row.reason)}", highlight=False)
     for note in notes:
         console.print(f"[dim]{escape(note)}[/]", highlight=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from deploy_runtime import backend_onnxruntime, backend_openvino, backend_tensorrt_rtx
+from deploy_runtime import backend_onnxruntime, backend_openvino, backend_tensorrt, backend_tensorrt_rtx
 from deploy_runtime.errors import UsageError
 from deploy_runtime.session import Session
 from deploy_runtime.spec import Batch, Tensor
@@ -40,8 +40,9 @@ class Backend(Protocol):
         ...
 
 
-ORDER = ("tensorrt_rtx", "openvino", "onnxruntime")  # the likely fastest first
+ORDER = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")  # the likely fastest first
 _FOUND: dict[str, Backend] = {
+    "tensorrt": backend_tensorrt,
     "tensorrt_rtx": backend_tensorrt_rtx,
     "openvino": backend_openvino,
     "onnxruntime": backend_onnxruntime,

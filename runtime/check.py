@@ -42,7 +42,7 @@ def verify(bundle: str | Path, backend: str | None = None, threads: int | None =
     answers = golden.read(folder, "outputs", found.outputs, found.golden.samples)
     for row in selection.runnable(found, backend):
         rows.append(golden.run(folder, found, row, samples, answers, threads or physical_cores()))
-        if row.status == "built_not_run" and rows[-1].outcome == "passed":
+        if row.unrun and rows[-1].outcome == "passed":
             proof.keep(digest, row)
     if all(row.outcome == "not run" for row in rows[1:]):
         rows.append(Row("golden samples", "failed", "no engine of the bundle could run on this machine"))
@@ -81,7 +81,7 @@ def _recorded(found: Manifest, ran: Mapping[str, Row]) -> list[Row]:
     rows = [_gate_chosen(found)]
     for row in shipped:
         here = ran.get(row.name)
-        rows += [_said_of_build(row, here) if row.status == "built_not_run" else _gate_parity(found, row)]
+        rows += [_said_of_build(row, here) if row.unrun else _gate_parity(found, row)]
         rows += [_gate_audit(row)]
     return [*rows, _gate_calibration(found, shipped), _said_of_weights(found)]
 
@@ -111,7 +111,9 @@ def _gate_parity(found: Manifest, row: Candidate) -> Row:
 
 def _gate_audit(row: Candidate) -> Row:
     outcome: Outcome = "failed"
-    if row.coverage is None:
+    if row.status == "to_build":
+        outcome, text = "not run", "the device audits the engine that it builds"
+    elif row.coverage is None:
         text = "no audit is recorded"
     elif row.coverage.breaches:
         text = f"in another precision than asked: {', '.join(row.coverage.breaches[:10])}"

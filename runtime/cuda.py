@@ -10,6 +10,7 @@ from functools import cache
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h
+MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
@@ -32,16 +33,27 @@ def driver() -> str | None:
 
 def compute_capability() -> tuple[int, int] | None:
     """Return the compute capability of the first GPU, e.g. (8, 6); None where there is no GPU."""
+    found = _attributes(MAJOR, MINOR)
+    return None if found is None else (found[0], found[1])
+
+
+def multiprocessors() -> int:
+    """Return the number of streaming multiprocessors of the first GPU; 0 where there is no GPU."""
+    return (_attributes(MULTIPROCESSORS) or (0,))[0]
+
+
+def _attributes(*wanted: int) -> tuple[int, ...] | None:
     if driver() is not None:
         return None
-    library = ctypes.CDLL(LIBRARY)
-    device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
-    failed = (
-        library.cuDeviceGet(ctypes.byref(device), 0)
-        or library.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device)
-        or library.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device)
-    )
-    return None if failed else (major.value, minor.value)
+    library, device, value = ctypes.CDLL(LIBRARY), ctypes.c_int(0), ctypes.c_int(0)
+    if library.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    found = []
+    for attribute in wanted:
+        if library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return None
+        found.append(value.value)
+    return tuple(found)
 
 
 def gpu() -> str:

@@ -10,11 +10,12 @@ from typing import Literal
 from deploy_runtime.drift import Drift, PairDrift, StreamDrift, Verdict
 from deploy_runtime.spec import Batch, Limit, Preprocess, State, Task, Tensor, data_inputs, data_outputs
 
-Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx"]
+Backend = Literal["openvino", "onnxruntime", "tensorrt_rtx", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_bf16", "int8_fp16"]
 # What a candidate is chosen for: one answer's time on all cores; one core's, with an engine a core; the engine's bytes.
 Objective = Literal["latency", "throughput", "size"]
-Status = Literal["passed", "failed", "rejected", "crashed", "refused", "built_not_run"]
+# `to_build`: its graph ships, and the device builds the engine. Like `built_not_run` it was judged by emulation only.
+Status = Literal["passed", "failed", "rejected", "crashed", "refused", "built_not_run", "to_build"]
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,18 @@ class Coverage:
 
 
 def candidate_name(backend: str, precision: str, target: str) -> str:
-    """The word people see: `openvino int8`; ONNX Runtime serves two targets, so its GPU form says so."""
-    return f"{backend} {precision}" + (" on cuda" if target == "cuda" else "")
+    """The word people see: `openvino int8`; with its target where a backend serves several: `tensorrt int8 on igx`."""
+    plain = ("cpu", "rtx", "tensorrt")
+    return f"{backend} {precision}" + ("" if target in plain else f" on {target}")
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One backend at one precision for one target, with all that was measured of it: a row of the manifest.
 
-    `file` is what the backend opens, relative to the bundle; None where it is not shipped. `drift` was measured on
-    held-out samples and judged by `verdicts`; `golden` on the golden samples, for devices to compare with.
+    `file` is what the backend opens, relative to the bundle; None where it is not shipped; `also` are other forms of a
+    graph that the device builds, for where its builder refuses the first. `drift` was measured on held-out samples and
+    judged by `verdicts`; `golden` on the golden samples, for devices to compare with.
     """
 
     backend: Backend
@@ -80,6 +83,12 @@ class Candidate:
     golden: tuple[Drift, ...] = ()
     stream: tuple[StreamDrift, ...] = ()
     pair: tuple[PairDrift, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def unrun(self) -> bool:
+        """Whether it was judged by emulation only, since the machine that made it has no such hardware."""
+        return self.status in ("built_not_run", "to_build")
 
     @property
     def name(self) -> str:

@@ -35,7 +35,7 @@ def order(manifest: Manifest, bundle_digest: str, backend: str | None = None) ->
         if reason := backends.get(row.backend).missing():
             engines = "TensorRT engines" if row.backend.startswith("tensorrt") else row.name
             skipped.setdefault(engines, f"{reason.partition(':')[0]}: {engines} skipped")
-        elif row.status == "built_not_run" and not proof.kept(bundle_digest, row):
+        elif row.unrun and not proof.kept(bundle_digest, row):
             skipped[row.name] = f"{row.name} was never run on this machine: skipped until verify passes here"
         else:
             usable.append(row)
@@ -59,7 +59,7 @@ def runnable(manifest: Manifest, backend: str | None = None) -> list[Candidate]:
 
     Raises DeployError where that one ships nothing or cannot be used here.
     """
-    found = [row for row in ranked(manifest) if row.file is not None and row.status in ("passed", "built_not_run")]
+    found = [row for row in ranked(manifest) if row.file is not None and (row.status == "passed" or row.unrun)]
     return found if backend is None else _asked(manifest, found, backend)
 
 
