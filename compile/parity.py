@@ -3,7 +3,8 @@
 fp32 is also measured against an fp64 run of the module, so that an ill-conditioned net is told from a wrong export.
 An engine that cannot run on this machine is measured by its graph: as it is for int8, with every node's output
 rounded to half precision for fp16 and int8_fp16 ("emulated": a CPU computes fp16 graphs in wider types, and would
-show neither their rounding nor their overflow).
+show neither their rounding nor their overflow). That is slow, so that large networks are run on fewer samples, whose
+number stands beside the result.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from deploy_compile import parity_run
 from deploy_compile.emulate import emulate
+from deploy_compile.macs import affordable
 from deploy_compile.results import Built, Graph, Parity, Reference, Samples
 from deploy_compile.sample_files import paths, save, stacked
 from deploy_recipes.recipe import Recipe
@@ -19,6 +21,9 @@ from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Status
 from deploy_runtime.judge import measure
 from deploy_runtime.spec import Batch
+
+EMULATED_MACS = 4e11  # of held-out samples: a graph run node by node as it is written takes many times an engine's time
+LEAST_EMULATED = 4
 
 
 def parity(
@@ -64,7 +69,8 @@ def _emulated(
     golden: dict[str, np.ndarray],
     threads: int,
 ) -> Parity:
-    count = len(paths(reference.held_out))
+    count = affordable(graph.path, EMULATED_MACS, LEAST_EMULATED, len(paths(reference.held_out)))
+    wanted = {name: array[:count] for name, array in wanted.items()}
     got = emulate(graph.path, samples.held_out, count, threads)
     own = reference.fp64_distance
     shipped = measure(golden, emulate(graph.path, samples.golden, None, threads), recipe.task, own)
