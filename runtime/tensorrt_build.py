@@ -184,7 +184,7 @@ def _monitor(trt: Any, said: Said) -> Any:
 
 
 def _refusal(trt: Any, errors: Sequence[Any]) -> RefusedError:
-    told = [f"{e.node_operator()} {e.node_name() or '(no name)'}: {_reason(e.desc())}" for e in errors]
+    told = [f"{error.node_operator()} {error.node_name() or '(no name)'}: {_reason(error.desc())}" for error in errors]
     return RefusedError(
         f"{library(trt)}'s parser refuses the graph: {_some(told)}",
         "Replace these operators in the network, or leave this target out.",
