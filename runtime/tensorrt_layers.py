@@ -24,8 +24,15 @@ _TYPES = (  # of the words that a format may say; bf16 first, since its name hol
 )
 
 
-def inspected(trt: Any, engine: Any) -> str:
-    """Return what the inspector tells of all layers of an engine that was built at detailed verbosity, as JSON."""
+def inspected(trt: Any, content: bytes) -> str:
+    """Return what the inspector tells of all layers of a serialized engine, built at detailed verbosity, as JSON.
+
+    Raises DeployError where it does not load on this device.
+    """
+    loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = loader.deserialize_cuda_engine(content)
+    if engine is None:
+        raise DeployError("the engine that was built does not load", "Build it again; report it with the versions.")
     inspector = engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
