@@ -92,6 +92,8 @@ def _builder(
     if backend == "tensorrt_rtx":
         capabilities = tuple(compute_capabilities) or target.compute_capabilities
         return "deploy_compile.build_tensorrt_rtx:build", (out, graph.path, fp32.path, inputs, batch, capabilities)
+    if backend == "tensorrt":
+        return "deploy_compile.build_tensorrt:build", (out, graph.path, fp32.path, inputs, batch)
     provider = "CUDAExecutionProvider" if target.needs_driver else "CPUExecutionProvider"
     given = (out, graph.path, fp32.path, precision, ranges, provider, inputs, batch)
     return "deploy_compile.build_onnxruntime:build", given

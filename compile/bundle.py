@@ -47,7 +47,7 @@ def bundle(
     folder = out / "bundle"
     folder.mkdir()
     rows = tuple(
-        replace(row, file=_ship(folder, engine, graphs) if _ships(row, options) else None)
+        _shipped(folder, row, engine, graphs) if _ships(row, options) else row
         for row, engine in zip(rows, engines, strict=True)
     )
     _write_golden(folder, samples, reference)
@@ -170,6 +170,18 @@ def _ships(row: Candidate, options: Options) -> bool:
         return True  # each is the next one's fallback on the device
     wanted = {"fp16": options.fp16, "int8_fp16": options.int8, "fp32": not (options.fp16 or options.int8)}
     return wanted.get(row.precision, False) or row.precision == options.require
+
+
+def _shipped(folder: Path, row: Candidate, engine: Built, graphs: Sequence[Graph]) -> Candidate:
+    """Copy what a candidate is opened from, and for a device to build also the other forms of its graph."""
+    file = _ship(folder, engine, graphs)
+    if row.status != "to_build":
+        return replace(row, file=file)
+    other = [graph for graph in graphs if graph.precision == row.precision and graph.form == "fp32_scales"]
+    names = tuple(f"graphs/{graph.precision}.{graph.form}.onnx" for graph in other)
+    for name, graph in zip(names, other, strict=True):
+        _copy(graph.path, folder / name)
+    return replace(row, file=file, also=names)
 
 
 def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:

@@ -21,30 +21,40 @@ import onnx
 from onnx import TensorProto
 
 from deploy_compile import onnx_graph
-from deploy_compile.results import Graph, Ranges
+from deploy_compile.results import Form, Graph, Ranges
 from deploy_compile.retype import Retyping, half_slots
 from deploy_compile.split_norms import STAYS_FP32
 
 LARGEST = 65504.0 / 4  # of an fp16 tensor in calibration: the margin is for what calibration did not see
 
 
-def cast(out: Path, graph: Graph, ranges: Ranges, precision: str) -> Graph:
+def cast(out: Path, graph: Graph, ranges: Ranges, precision: str, form: Form = "") -> Graph:
     """Write `PRECISION.onnx` into `out`: `fp16` from the fp32 graph, `int8_fp16` from the int8 graph.
 
-    `ranges` are those of the fp32 graph. Raises ValueError where the result is not what this stage promises.
+    `ranges` are those of the fp32 graph. In the form `fp32_scales` the Q/DQ nodes and what they feed keep fp32 scales
+    and sums, and only the rest is fp16. Raises ValueError where the result is not what this stage promises.
     """
     model = onnx_graph.load(graph.path)
     before = _pairs(model)
     reach = _reach(model, ranges)
     writer = Retyping(model)
     kept = {node.name: reason for node in model.graph.node if (reason := _refusal(node, model, writer.floats, reach))}
-    writer.write(kept)
+    quantized = _quantized(model) if form == "fp32_scales" else set[str]()
+    writer.write({**dict.fromkeys(quantized, "its scales are fp32"), **kept})
     path = onnx_graph.save(model, out / f"{precision}.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     names = [node.name for node in model.graph.node]
     if _pairs(model) != before or len(set(names)) != len(names):
         raise ValueError(f"casting to {precision} changed the Q/DQ nodes or made a node name twice")
-    return replace(graph, path=path, precision=precision, nodes=len(names), kept_float={**kept, **graph.kept_float})
+    kept_float = {**kept, **graph.kept_float}
+    return replace(graph, path=path, precision=precision, nodes=len(names), kept_float=kept_float, form=form)
+
+
+def _quantized(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the Q/DQ nodes and of the nodes that read what was quantized."""
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    made = {node.output[0] for node in pairs if node.op_type == "DequantizeLinear"}
+    return {node.name for node in pairs} | {node.name for node in model.graph.node if made.intersection(node.input)}
 
 
 def _pairs(model: onnx.ModelProto) -> tuple[int, int]:

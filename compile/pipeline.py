@@ -210,6 +210,9 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
         halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16"),)
         graphs = (repaired.graph, *halved)
         found = Int8(graphs, tuple(attempt(run, seen, graphs, wanted)), repaired.repair)
+        if wanted[0][0].built_there:  # for the versions of TensorRT that refuse fp16 scales
+            wider = run(cast, repaired.graph, ranges, "int8_fp16", "fp32_scales")
+            found = replace(found, graphs=(*graphs, wider))
         if not any(fails(one.row) for one in found.tried):
             break
     return found

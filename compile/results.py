@@ -24,7 +24,7 @@ from deploy_runtime.evidence import (
     candidate_name,
 )
 
-Form = Literal["", "cpu"]
+Form = Literal["", "cpu", "fp32_scales"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Reference:
 class Graph:
     """An ONNX file of one precision. `kept_float` names the heavy nodes that stay float on purpose, with the reason.
 
-    `form` is `cpu` for an INT8 graph with activations on grids that only CPUs take (see `grids`).
+    `form` is `cpu` for an INT8 graph with activations on grids that only CPUs take (see `grids`), `fp32_scales` for an
+    INT8 graph with an fp16 body whose Q/DQ nodes keep fp32 scales: TensorRT 10.16 on Orin refuses fp16 ones.
     """
 
     path: Path

@@ -27,6 +27,9 @@ MARKS = {
 }
 
 
+NEXT_LINE = "\n    on "  # names of devices are long
+
+
 def candidates_table(rows: Sequence[Candidate], chosen: int) -> Table:
     """One line a candidate: what became of it, how fast, how close to PyTorch, what ran in which precision.
 
@@ -41,7 +44,7 @@ def candidates_table(rows: Sequence[Candidate], chosen: int) -> Table:
     for i, row in enumerate(rows):
         worst = min(row.drift, key=lambda drift: drift.sqnr_db, default=None)
         table.add_row(
-            f"[bold green]→ {row.name}[/]" if i == chosen else f"  {row.name}",
+            f"[bold green]→ {row.name}[/]" if i == chosen else f"  {row.name.replace(' on ', NEXT_LINE)}",
             MARKS[row.status],
             f"{row.speed.ratio:.2f}±{(row.speed.high - row.speed.low) / 2:.2f}" if row.speed else "–",
             f"{row.speed.p50_ms:.1f}" if row.speed else "–",
@@ -188,6 +191,11 @@ def notes(
     if measured and max(measured) < USUAL_SAMPLES:
         plural = "samples" if max(measured) > 1 else "sample"
         told.append(f"drift was measured on {max(measured)} held-out {plural} only: fewer than {USUAL_SAMPLES}.")
+    if any(row.status == "to_build" for row in rows):
+        told.append(
+            "to build: the graphs ship, and `python -m deploy_runtime build` on the device makes, audits and proves "
+            "the engine; not run on hardware, their drift is emulated on the CPU."
+        )
     if any(row.status == "built_not_run" for row in rows):
         told.append(
             "not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "

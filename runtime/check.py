@@ -87,7 +87,7 @@ def _recorded(folder: Path, found: Manifest, ran: Mapping[str, Row]) -> list[Row
 
 
 def _said_of_build(row: Candidate, here: Row | None) -> Row:
-    text = f"built, never run by its builder; {row.reason}".rstrip("; ")
+    text = row.reason if row.status == "to_build" else f"built, never run by its builder; {row.reason}".rstrip("; ")
     passes = here is not None and here.outcome == "passed"
     outcome: Outcome = "passed" if passes else "not run"
     text = f"{text}; the golden samples pass here" if passes else text

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +28,7 @@ from deploy_runtime.errors import DeployError, GateError
 from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.machine import free_memory, physical_cores
 from deploy_runtime.result import Row
+from deploy_runtime.spec import Batch, Tensor
 from deploy_runtime.tensorrt_build import RefusedError, Settings
 from deploy_runtime.tensorrt_layers import inspected, precisions
 
@@ -162,7 +163,8 @@ def built_apart(
     """Build in a process of its own; why it failed, or nothing."""
     context = multiprocessing.get_context("spawn")
     pipe, child = context.Pipe()
-    args = (child, graph, form, engine, tuple(expected(graph.parents[1], row.precision)), found, settings)
+    heavy = tuple(expected(graph.parents[1], row.precision))
+    args = (child, graph, form, engine, heavy, found.inputs, found.batch, settings)
     process = context.Process(target=_serve, args=args, daemon=True)
     process.start()
     child.close()
@@ -197,14 +199,15 @@ def _serve(
     graph: Path,
     form: str,
     engine: Path,
-    heavy: tuple[str, ...],
-    found: Manifest,
+    heavy: Sequence[str],
+    inputs: Sequence[Tensor],
+    batch: Batch,
     settings: Settings,
 ) -> None:
     """Run in the process: build, and keep the engine with what is known of it. Answers ("done", reason or nothing)."""
     try:
         trt, _ = backend_tensorrt.libraries()
-        made_in(trt, graph, form, engine, heavy, found, settings, lambda words: pipe.send(("said", words)))
+        made_in(trt, graph, form, engine, heavy, inputs, batch, settings, lambda words: pipe.send(("said", words)))
     except (RefusedError, DeployError) as error:
         pipe.send(("done", error.message))
     else:
@@ -216,19 +219,21 @@ def made_in(
     graph: Path,
     form: str,
     engine: Path,
-    heavy: tuple[str, ...],
-    found: Manifest,
+    heavy: Sequence[str],
+    inputs: Sequence[Tensor],
+    batch: Batch,
     settings: Settings,
     said: Said,
-) -> None:
+) -> Made:
     """Build with a library and keep the engine, its timing cache and what is known of it in the device's cache."""
     begun = time.monotonic()
     timing = engine.parent / TIMING_CACHE
     kept = timing.read_bytes() if timing.exists() else b""
-    plan = tensorrt_build.build(trt, graph, found.inputs, found.batch, replace(settings, timing_cache=kept), said)
+    plan = tensorrt_build.build(trt, graph, inputs, batch, replace(settings, timing_cache=kept), said)
     layers = precisions(inspected(trt, plan.content), heavy)
     made = Made(form, hashlib.sha256(plan.content).hexdigest(), time.monotonic() - begun, layers)
     device_cache.write(engine, plan.content)
     device_cache.write(engine.with_suffix(".json"), json.dumps(encode(made), indent=1, sort_keys=True).encode())
     if plan.timing_cache:
         device_cache.write(timing, plan.timing_cache)
+    return made

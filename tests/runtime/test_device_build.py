@@ -82,7 +82,7 @@ def here(fake: Fake) -> device_build.Apart:
     ) -> str:
         nodes = tuple(device_audit.expected(graph.parents[1], row.precision))
         try:
-            device_build.made_in(fake.module(), graph, form, engine, nodes, found, settings, said)
+            device_build.made_in(fake.module(), graph, form, engine, nodes, found.inputs, found.batch, settings, said)
         except DeployError as error:
             return error.message
         return ""
