@@ -193,6 +193,11 @@ def notes(
             "not run: TensorRT engines were compiled and audited here, not run on hardware; their drift is "
             "emulated on the CPU."
         )
+    if any(row.status == "to_build" for row in rows):
+        told.append(
+            "to build: the device builds its TensorRT engines from the graphs; nothing of that was run on hardware, "
+            "and their drift is emulated on the CPU."
+        )
     if int8 and synthetic:
         told.append("calibrated on synthetic samples: give --calibration DIR for ranges of real data.")
     told += [f"calibration: {doubt}." for doubt in doubts]
