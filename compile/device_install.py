@@ -48,8 +48,9 @@ def main() -> int:
         rows = read_rows()
         check_machine()
         python = environment(given.venv)
-        install(python, given.library)
-        check_libraries(python, sorted({row["backend"] for row in rows}))
+        backends = sorted({row["backend"] for row in rows})
+        install(python, given.library, backends)
+        check_libraries(python, backends)
         if any(row["status"] == "to_build" for row in rows):
             say("build", "engines for this device, some minutes each")
             run([python, "-m", "deploy_runtime", "build", BUNDLE], shown=True)
@@ -133,7 +134,7 @@ def environment(chosen: Path | None) -> Path:
     return python
 
 
-def install(python: Path, library: str | None) -> None:
+def install(python: Path, library: str | None, backends: list[str]) -> None:
     """Install the runtime without network, and the library asked for with it."""
     pip: list[str | Path] = [python, "-m", "pip"]
     try:
@@ -153,7 +154,8 @@ def install(python: Path, library: str | None) -> None:
         run([python, "-c", "import numpy"])
     except StepError:
         raise StepError(
-            f"{python} has no numpy", "sudo apt install python3-numpy, or let pip install it: --with LIBRARY"
+            f"{python} has no numpy",
+            f"sudo apt install python3-numpy, or let pip install it: python3 install.py --with {backends[-1]}",
         ) from None
 
 

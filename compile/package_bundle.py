@@ -151,7 +151,8 @@ def _said_of_unrun(rows: Sequence[Candidate]) -> str:
 
 def _tables(bundle: Path, rows: Sequence[Candidate]) -> dict[str, tuple[Layer, ...]]:
     """Read which precision each layer got, of the rows that were built; their names did not change."""
-    tables = json.loads((bundle / "layers.json").read_bytes())
+    path = bundle / "layers.json"
+    tables = json.loads(path.read_bytes()) if path.is_file() else {}
     built = {row.name for row in rows if row.status != "to_build"}
     return {row.name: tuple(Layer(**one) for one in tables.get(row.name, []) if row.name in built) for row in rows}
 
