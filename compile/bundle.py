@@ -21,6 +21,7 @@ from deploy_compile.options import Options
 from deploy_compile.report_html import page
 from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Ranges, Reference, Samples
 from deploy_compile.sample_files import save, stacked
+from deploy_compile.targets import get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
@@ -169,7 +170,8 @@ def _ships(row: Candidate, options: Options) -> bool:
     if row.status == "to_build":
         return True  # each is the next one's fallback on the device
     wanted = {"fp16": options.fp16, "int8_fp16": options.int8, "fp32": not (options.fp16 or options.int8)}
-    return wanted.get(row.precision, False) or row.precision == options.require
+    alone = len(get(row.target).precisions[row.backend]) == 1  # what a target has one of was asked for with it
+    return alone or wanted.get(row.precision, False) or row.precision == options.require
 
 
 def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:

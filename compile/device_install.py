@@ -39,10 +39,17 @@ class StepError(Exception):
 
 def main() -> int:
     """Run every step; an error is two lines."""
-    add = (parser := argparse.ArgumentParser(description="Set up this package on this device.")).add_argument
+    parser = argparse.ArgumentParser(description="Set up this package on this device.")
+    add = parser.add_argument
     add("--venv", metavar="DIR", type=Path, help="the environment to make or use (default: venv beside this file)")
     add("--with", dest="library", metavar="LIBRARY", help="let pip install an inference library, e.g. openvino")
-    add("--report", metavar="FILE", type=Path, default=HERE / "report.json", help="default: report.json beside it")
+    add(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        default=HERE / "report.json",
+        help="what this device measured, to send back (default: report.json beside this file)",
+    )
     given = parser.parse_args()
     try:
         rows = read_rows()
@@ -174,12 +181,11 @@ def check_libraries(python: Path, backends: list[str]) -> None:
 
 
 def verify(python: Path, report: Path) -> None:
-    """Compare every digest, run the golden samples, and keep the result; stop where something failed."""
-    words: list[str | Path] = [python, "-m", "deploy_runtime", "verify", BUNDLE, "--json"]
+    """Compare every digest, run the golden samples, and write the report; stop where something failed."""
+    words: list[str | Path] = [python, "-m", "deploy_runtime", "verify", BUNDLE, "--report", report, "--json"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     if not done.stdout.strip():
         raise failed(words, done)
-    report.write_text(done.stdout, encoding="utf-8")
     rows = json.loads(done.stdout)["bundles"][0]["rows"]
     if bad := [row for row in rows if row["outcome"] == "failed"]:
         told = "; ".join(f"{row['name']}: {row['detail']}" for row in bad)

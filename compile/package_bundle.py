@@ -150,11 +150,18 @@ def _said_of_unrun(rows: Sequence[Candidate]) -> str:
 
 
 def _tables(bundle: Path, rows: Sequence[Candidate]) -> dict[str, tuple[Layer, ...]]:
-    """Read which precision each layer got, of the rows that were built; their names did not change."""
+    """Read which precision each layer got, of what was built; for a device, of what its own engine is held against.
+
+    Those are TensorRT-RTX's engines of the same graphs; without any, another table tells which layers count.
+    """
     path = bundle / "layers.json"
-    tables = json.loads(path.read_bytes()) if path.is_file() else {}
-    built = {row.name for row in rows if row.status != "to_build"}
-    return {row.name: tuple(Layer(**one) for one in tables.get(row.name, []) if row.name in built) for row in rows}
+    stored = json.loads(path.read_bytes()) if path.is_file() else {}
+    tables = {name: tuple(Layer(**one) for one in table) for name, table in stored.items()}
+    if any(row.status != "to_build" for row in rows):
+        return {row.name: tables.get(row.name, ()) for row in rows}
+    beside = [name for row in rows if tables.get(name := f"tensorrt_rtx {row.precision}")]
+    beside = beside or [name for name, table in tables.items() if table][:1]
+    return {**dict.fromkeys((row.name for row in rows), ()), **{name: tables[name] for name in beside}}
 
 
 def _nothing(found: Manifest, target: Target) -> DeployError:

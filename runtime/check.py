@@ -92,10 +92,10 @@ def _said_of_build(row: Candidate, here: Row | None) -> Row:
 
 
 def _gate_chosen(found: Manifest, ran: Mapping[str, Row]) -> Row:
-    """Judge what was chosen; in a package for hardware that its builder had not, it is the one to try first."""
+    """Judge what was chosen; in a package for hardware that its builder had not, it is only the one to try first."""
     row = found.candidates[found.chosen]
     text = f"{row.name}: {row.status}. {found.verdict}"
-    if row.unrun:
+    if row.unrun and all(one.unrun for one in found.candidates if one.file is not None):
         return Row("chosen", *_ran_here(ran.get(row.name), text))
     return Row("chosen", "passed" if row.status == "passed" else "failed", text)
 

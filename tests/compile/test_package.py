@@ -156,6 +156,9 @@ def test_a_package_holds_what_its_target_needs_and_nothing_else(unpacked: Unpack
     assert found.provenance.options["packaged_for"] == target
     assert found.candidates[found.chosen].file
     tables = json.loads((root / "bundle" / "layers.json").read_text())
+    rtx = {f"tensorrt_rtx {row.precision}" for row in found.candidates if row.status == "to_build"} & set(tables)
+    assert set(tables) == {row.name for row in found.candidates} | rtx  # a device holds its engine against them
+    assert bool(rtx) == (found.candidates[0].status == "to_build")
     layers = {name: [Layer(**one) for one in table] for name, table in tables.items()}
     assert page(found, layers) == (root / "bundle" / "report.html").read_text(encoding="utf-8")
     lines = (root / "README.txt").read_text().splitlines()
@@ -399,10 +402,10 @@ def test_trtexec_is_told_every_shape(tmp_path: Path) -> None:
 
 
 def test_install_is_python_3_10_and_its_standard_library() -> None:
-    tree = ast.parse(Path(device_install.__file__).read_text(), feature_version=(3, 7))  # old ones are told to go
+    tree = ast.parse(Path(device_install.__file__).read_text(), feature_version=(3, 8))  # old ones are told to go
     named = [node.names[0].name if isinstance(node, ast.Import) else node.module for node in ast.walk(tree)
              if isinstance(node, (ast.Import, ast.ImportFrom))]  # fmt: skip
-    assert {str(name) for name in named} <= sys.stdlib_module_names | {"__future__"}
+    assert {str(name).partition(".")[0] for name in named} <= sys.stdlib_module_names | {"__future__"}
     extras = (ROOT / "runtime" / "pyproject.toml").read_text()
     assert all(f"\n{name} = [" in extras for name in device_install.EXTRAS)
 
