@@ -46,7 +46,10 @@ def package(bundle: Path, target: str, out: Path | None = None, force: bool = Fa
     found = manifests.read(bundle)
     manifests.verify_files(bundle, found)
     root = re.sub("[^A-Za-z0-9_-]", "_", f"{found.name}-{target}")  # a name that any system takes
-    archive = bundle.absolute().parent / f"{root}.tar.gz" if out is None else out
+    beside = bundle.absolute().parent if bundle.name in ("", "..") else bundle.parent
+    archive = beside / f"{root}.tar.gz" if out is None else out
+    if archive.resolve().is_relative_to(bundle.resolve()):
+        raise DeployError(f"{archive} lies in the bundle, which is never changed", "Give --out another folder.")
     if archive.is_dir():
         raise DeployError(f"{archive} is a folder", "Give --out the name of a file, e.g. model.tar.gz.")
     package_bundle.rows_for(found, wanted)  # refused before anything is written

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import openvino
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -308,6 +307,15 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
         package(whole, "cpu")
 
 
+def test_an_archive_never_lands_in_its_own_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_bundle.write(tmp_path / "bundle")
+    with pytest.raises(DeployError, match="lies in the bundle"):
+        package(whole, "cpu", whole / "graphs" / "a.tar.gz")
+    monkeypatch.chdir(whole)
+    assert package(Path(), "cpu").archive == tmp_path / "toy-cpu.tar.gz"
+    manifests.verify_files(whole, manifests.read(whole))
+
+
 def test_another_file_is_replaced_only_with_force(tmp_path: Path) -> None:
     whole = tiny_bundle.write(tmp_path / "bundle")
     out = tmp_path / "toy.tar.gz"
@@ -426,13 +434,13 @@ def test_install_says_in_two_lines_what_the_machine_lacks(
         return code, wrong, fix
 
     with monkeypatch.context() as patch:
-        patch.setattr(device_install.sys, "version_info", (3, 9, 1))
+        patch.setattr(sys, "version_info", (3, 9, 1))
         assert lines()[1] == "error: this is Python 3.9.1"
     with monkeypatch.context() as patch:
         patch.setattr(device_install, "ROOM", 2**60)
         assert "are needed" in lines()[1]
     with monkeypatch.context() as patch:
-        patch.setattr(device_install.importlib.util, "find_spec", lambda _: None)
+        patch.setattr(importlib.util, "find_spec", lambda _: None)
         code, wrong, fix = lines("--venv", str(tmp_path / "venv"))
         assert (code, "ensurepip" in wrong, "apt install python3-venv" in fix) == (1, True, True)
     with monkeypatch.context() as patch:
@@ -457,8 +465,10 @@ def test_the_package_of_a_cpu_runs_in_an_environment_of_numpy_and_openvino(bundl
     subprocess.run(["sha256sum", "-c", "tiny.tar.gz.sha256"], cwd=tmp_path, check=True)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     (tmp_path / "libraries").mkdir()
-    for library in (np, openvino):
-        folder = Path(str(library.__file__)).parent
+    for library in ("numpy", "openvino"):
+        spec = importlib.util.find_spec(library)
+        assert spec is not None
+        folder = Path(str(spec.origin)).parent
         for path in folder.parent.glob(f"{folder.name}*"):
             if path.name in (folder.name, f"{folder.name}.libs"):
                 (tmp_path / "libraries" / path.name).symlink_to(path)
