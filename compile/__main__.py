@@ -17,6 +17,7 @@ def app() -> None:
     deploy-compile list                          what can be compiled
     deploy-compile recipe x3d_s --int8           compile one, check it, time it, bundle it
     deploy-compile check artifacts/x3d_s-int8    run its gates again
+    deploy-compile package artifacts/x3d_s-int8 --target jetson-jp6    one archive for a device
     """
 
 
@@ -28,6 +29,7 @@ for command in (
     cli_bundle.check,
     cli_bundle.bench,
     cli_bundle.diagnose,
+    cli_bundle.package,
 ):
     app.add_command(command)
 

@@ -21,6 +21,7 @@ from deploy_compile.options import Options
 from deploy_compile.report_html import page
 from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Ranges, Reference, Samples
 from deploy_compile.sample_files import save, stacked
+from deploy_compile.targets import get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
@@ -52,10 +53,10 @@ def bundle(
     )
     _write_golden(folder, samples, reference)
     tables = {row.name: engine.layers for row, engine in zip(rows, engines, strict=True)}
-    _write_json(folder / "layers.json", encode(tables))
-    _write_json(folder / "report.json", report(recipe.name, rows, choice, evaluation))
+    write_json(folder / "layers.json", encode(tables))
+    write_json(folder / "report.json", report(recipe.name, rows, choice, evaluation))
     if ranges is not None and options.int8:
-        _write_json(folder / "ranges.json", encode(ranges.tensors))
+        write_json(folder / "ranges.json", encode(ranges.tensors))
     calibrated = options.int8
     manifest = Manifest(
         format=manifests.FORMAT,
@@ -169,7 +170,8 @@ def _ships(row: Candidate, options: Options) -> bool:
     if row.status == "to_build":
         return True  # each is the next one's fallback on the device
     wanted = {"fp16": options.fp16, "int8_fp16": options.int8, "fp32": not (options.fp16 or options.int8)}
-    return wanted.get(row.precision, False) or row.precision == options.require
+    alone = len(get(row.target).precisions[row.backend]) == 1  # what a target has one of was asked for with it
+    return alone or wanted.get(row.precision, False) or row.precision == options.require
 
 
 def _shipped(folder: Path, row: Candidate, engine: Built, graphs: Sequence[Graph]) -> Candidate:
@@ -195,8 +197,9 @@ def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:
         if engine.backend == "tensorrt":
             return typed  # the device builds its engine from it
     same = next((g for g in graphs if g.path == engine.file or _equal(g.path, engine.file)), None)
-    if on_gpu:
-        name = f"engines/{engine.precision}.{engine.backend}.engine"
+    if on_gpu:  # two targets of one backend have engines of their own
+        of = "" if engine.target in ("rtx", "cuda") else f".{engine.target}"
+        name = f"engines/{engine.precision}.{engine.backend}{of}.engine"
     elif same:
         name = f"graphs/{same.precision}{'.' if same.form else ''}{same.form}.onnx"
     else:
@@ -225,7 +228,8 @@ def _write_golden(folder: Path, samples: Samples, reference: Reference) -> None:
     save(folder / "golden" / "outputs.npz", stacked(reference.golden))
 
 
-def _write_json(path: Path, data: object) -> None:
+def write_json(path: Path, data: object) -> None:
+    """Write JSON as a bundle holds it: keys sorted, no NaN."""
     path.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""`check`, `bench` and `diagnose`: what can be done with a finished bundle."""
+"""`check`, `bench`, `diagnose` and `package`: what can be done with a finished bundle."""
 
 import json
 from pathlib import Path
@@ -108,3 +108,17 @@ def diagnose(
         click.echo(json.dumps(terminal.diagnosis_json(found)))
     else:
         terminal.print_diagnosis(Console(), found, top)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", required=True, metavar="T", help="Where it will run: cpu, rtx, jetson-jp6, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="The archive. Default: NAME-TARGET.tar.gz beside BUNDLE.")
+@click.option("--force", is_flag=True, help="Replace what stands at --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def package(bundle: Path, target: str, out: Path | None, force: bool, as_json: bool) -> None:
+    """Make one archive with only what a target needs: bundle, runtime, install.py, model card, bill of materials."""
+    from deploy_compile import package as packaging
+
+    made = packaging.package(bundle, target, out, force)
+    click.echo(json.dumps(packaging.as_json(made)) if as_json else "\n".join(packaging.said(made)))

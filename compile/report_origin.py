@@ -12,6 +12,8 @@ ORIGIN = {
     "file": "the user's checkpoint",
     "pretrained": "published",
 }
+BUILT = "Compiled and audited by the real compiler, never run: the machine that built them has no such hardware. "
+TO_BUILD = "What belongs to one device is built there, from the graph that ships: nothing of it was run. "
 CHECKS = "python -m deploy_runtime verify BUNDLE\npython -m deploy_runtime check BUNDLE\ndeploy-compile bench BUNDLE"
 
 
@@ -109,10 +111,11 @@ def not_run(manifest: Manifest) -> Element:
         title,
         el(
             "p",
-            "Compiled and audited by the real compiler, never run: the machine that built them has no such hardware. "
+            BUILT if any(row.status == "built_not_run" for row in rows) else None,
+            TO_BUILD if any(row.status == "to_build" for row in rows) else None,
             "Their speed is not known; ",
             el("code", "verify"),
             " on the device runs them.",
         ),
-        parts.table(("candidate", "target", "drift", "file"), body, "Built, not run"),
+        parts.table(("candidate", "target", "drift", "file"), body, "Built or to build, not run"),
     )

@@ -7,6 +7,7 @@
     build BUNDLE                 on a device: build its TensorRT engine once, prove it on the golden samples, keep it
     run BUNDLE --video FILE      a line for every frame or clip; --pair BEFORE AFTER --out MAP.png for two studies
     reselect BUNDLE              time what the bundle ships here, and let `load` take the best of it from then on
+    unpack ARCHIVE DIR           unpack what `deploy-compile package` wrote, refusing all but plain files
 
 Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.
 """
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             annotations=given.annotations,
             as_json=given.json,
         ),
+        "unpack": lambda: unpack_archive(given.archive, given.folder),
     }
     try:
         return commands[given.command]()
@@ -77,10 +79,14 @@ def info(bundle: Path, as_json: bool = False) -> int:
         f"  weights {found.provenance.weights}, {found.provenance.parameters:,} parameters",
         f"  made    {found.provenance.created}",
     ]
+    names, targets = (max(len(getattr(row, word)) for row in found.candidates) for word in ("name", "target"))
     for i, row in enumerate(found.candidates):
         mark = {found.chosen: "chosen", found.fallback: "fallback"}.get(i, "shipped" if row.file else "")
         speed = f"{row.speed.p50_ms:.1f} ms, {row.speed.ratio:.2f}x PyTorch" if row.speed else ""
-        facts.append(f"  {mark:8s} {row.name:24s} {row.target:5s} {row.status:13s} {speed} {row.reason}".rstrip())
+        where = "" if row.name.endswith(f" on {row.target}") else row.target
+        facts.append(
+            f"  {mark:8s} {row.name:{names}s} {where:{targets}s} {row.status:13s} {speed} {row.reason}".rstrip()
+        )
     print("\n".join(facts))
     return 0
 
@@ -144,6 +150,20 @@ def reselect_bundle(bundle: Path, threads: int | None = None, seconds: float = 2
         _print_json({**encode(found), "passed_over": dict(failed)})
     else:
         print("\n".join(said(found, failed)))
+    return 0
+
+
+def unpack_archive(archive: Path, folder: Path) -> int:
+    """Unpack an archive into a new folder of `folder` and say what it is and what comes next."""
+    from deploy_runtime import manifest
+    from deploy_runtime.archive import BUNDLE, unpack
+
+    made = unpack(archive, folder)
+    found = manifest.read(made / BUNDLE)
+    print(
+        f"{made}: {found.name}, {len(found.files)} files in its bundle, every sha256 as in the manifest "
+        f"({manifest.digest(made / BUNDLE)[:16]})\n  next: python3 {made / 'install.py'}"
+    )
     return 0
 
 

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.",
     )
     made.add_argument("--version", action="version", version=__version__)
-    commands = made.add_subparsers(dest="command", required=True, metavar="info|verify|check|build|run|reselect")
+    commands = made.add_subparsers(dest="command", required=True, metavar="info|verify|check|build|run|reselect|unpack")
     for name, about in (
         ("info", "what a bundle is, takes, gives, and what was measured of it"),
         ("verify", "compare every file with its digest and run the golden samples on this machine"),
@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
                 "--report", metavar="FILE", type=Path, help="time what passed too, and write what a device sends back"
             )
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    unpack = commands.add_parser("unpack", help="unpack what `deploy-compile package` wrote, plain files only")
+    unpack.add_argument("archive", metavar="ARCHIVE", type=Path, help="the .tar.gz; a .sha256 beside it is compared")
+    unpack.add_argument("folder", metavar="DIR", type=Path, help="where its folder goes; made if need be")
     return made
 
 

@@ -78,7 +78,7 @@ def check(
 def _recorded(folder: Path, found: Manifest, ran: Mapping[str, Row]) -> list[Row]:
     """Judge what the manifest records of what it ships. `ran` holds what was run here, by candidate."""
     shipped = [row for row in found.candidates if row.file is not None]
-    rows = [_gate_chosen(found)]
+    rows = [_gate_chosen(found, ran)]
     for row in shipped:
         here = ran.get(row.name)
         rows += [_said_of_build(row, here) if row.unrun else _gate_parity(found, row)]
@@ -88,16 +88,22 @@ def _recorded(folder: Path, found: Manifest, ran: Mapping[str, Row]) -> list[Row
 
 def _said_of_build(row: Candidate, here: Row | None) -> Row:
     text = row.reason if row.status == "to_build" else f"built, never run by its builder; {row.reason}".rstrip("; ")
-    passes = here is not None and here.outcome == "passed"
-    outcome: Outcome = "passed" if passes else "not run"
-    text = f"{text}; the golden samples pass here" if passes else text
-    return Row(f"recorded: {row.name}", outcome, text, candidate=row.name)
+    return Row(f"recorded: {row.name}", *_ran_here(here, text), candidate=row.name)
 
 
-def _gate_chosen(found: Manifest) -> Row:
+def _gate_chosen(found: Manifest, ran: Mapping[str, Row]) -> Row:
+    """Judge what was chosen; in a package for hardware that its builder had not, it is only the one to try first."""
     row = found.candidates[found.chosen]
-    good = row.status == "passed"
-    return Row("chosen", "passed" if good else "failed", f"{row.name}: {row.status}. {found.verdict}")
+    text = f"{row.name}: {row.status}. {found.verdict}"
+    if row.unrun and all(one.unrun for one in found.candidates if one.file is not None):
+        return Row("chosen", *_ran_here(ran.get(row.name), text))
+    return Row("chosen", "passed" if row.status == "passed" else "failed", text)
+
+
+def _ran_here(here: Row | None, text: str) -> tuple[Outcome, str]:
+    """What its builder never ran is open until the golden samples pass on this machine."""
+    passes = here is not None and here.outcome == "passed"
+    return ("passed", f"{text}; the golden samples pass here") if passes else ("not run", text)
 
 
 def _gate_parity(found: Manifest, row: Candidate) -> Row:

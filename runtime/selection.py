@@ -89,11 +89,16 @@ def _asked(manifest: Manifest, shipped: list[Candidate], backend: str) -> list[C
 
 def _nothing(manifest: Manifest, reasons: list[str], shipped: list[Candidate]) -> DeployError:
     said = "; ".join(reasons) or "it ships no engine"
-    if any(backends.get(row.backend).missing() is None for row in shipped):
+    here = [row for row in shipped if backends.get(row.backend).missing() is None]
+    if here:
+        build = "`python -m deploy_runtime build BUNDLE` and then " if here[0].status == "to_build" else ""
         return DeployError(
             f"nothing of {manifest.name} may run here: {said}",
-            "Run `python -m deploy_runtime verify BUNDLE` on this machine: what passes may be loaded from then on.",
+            f"Run {build}`python -m deploy_runtime verify BUNDLE` on this machine: what passes may be loaded from then "
+            "on.",
         )
     commands = [backends.get(row.backend).missing() or "" for row in shipped if row.target == "cpu"]
-    command = next((text.partition(": ")[2] for text in commands), "Build the bundle for this machine.")
+    targets = ", ".join(sorted({row.target for row in shipped}))
+    otherwise = f"It ships engines for {targets} only: run it there, or build the bundle for this machine."
+    command = next((text.partition(": ")[2] for text in commands), otherwise)
     return DeployError(f"nothing of {manifest.name} can run here: {said}", command)

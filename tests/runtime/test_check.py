@@ -234,3 +234,13 @@ def test_every_format_says_the_same() -> None:
 
 def test_a_tiny_bundle_is_what_the_other_tests_take_it_for(bundle: Path) -> None:
     assert manifest.read(bundle).golden.samples == tiny_bundle.SAMPLES
+
+
+def test_where_nothing_could_be_run_by_the_builder_the_first_one_is_open_until_it_passes_here(bundle: Path) -> None:
+    rows = [replace(row, status="built_not_run") for row in manifest.read(bundle).candidates]
+    remade(bundle, candidates=tuple(rows))
+    found = {row.name: row for row in check(bundle).rows}
+    assert found["chosen"].outcome == "passed"
+    assert "the golden samples pass here" in found["chosen"].detail
+    remade(bundle, candidates=(rows[2],), chosen=0, fallback=None)
+    assert outcomes(check(bundle))["chosen"] == "not run"

@@ -66,3 +66,23 @@ def test_the_root_wheel_holds_all_three_packages(tmp_path: Path) -> None:
     wheel = built(ROOT, tmp_path / "root")
     wanted = set().union(*(tree(package) for package in FOLDERS))
     assert modules(wheel) == wanted
+
+
+def test_the_edge_wheel_is_the_same_built_from_an_installed_root_wheel(tmp_path: Path) -> None:
+    """`deploy-compile package` builds it from what is installed: a checkout and a wheel give the same bytes."""
+    with zipfile.ZipFile(built(ROOT, tmp_path / "root")) as packed:
+        packed.extractall(tmp_path / "installed")
+    code = (
+        "import sys; from pathlib import Path; import deploy_compile; from deploy_compile.edge_wheel import build\n"
+        "print(deploy_compile.__file__, build(Path(sys.argv[1])))"
+    )
+    wheels = []
+    for name, place in (("installed", tmp_path / "installed"), ("checkout", ROOT / "typings")):
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        environment = {**os.environ, "PYTHONPATH": str(place)}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+        assert done.stdout.startswith(str(place))
+        wheels.append(Path(done.stdout.split()[-1]))
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+    with zipfile.ZipFile(wheels[0]) as packed:
+        assert {"deploy_runtime/pyproject.toml", "deploy_runtime/LICENSE"} <= set(packed.namelist())
