@@ -28,6 +28,7 @@ for command in (
     cli_bundle.check,
     cli_bundle.bench,
     cli_bundle.diagnose,
+    cli_bundle.triton,
 ):
     app.add_command(command)
 

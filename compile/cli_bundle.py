@@ -1,4 +1,4 @@
-"""`check`, `bench` and `diagnose`: what can be done with a finished bundle."""
+"""`check`, `bench`, `diagnose` and `triton`: what can be done with a finished bundle."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from deploy_compile import terminal
+from deploy_compile.triton_config import served
 from deploy_runtime.errors import GateError
 
 
@@ -108,3 +109,21 @@ def diagnose(
         click.echo(json.dumps(terminal.diagnosis_json(found)))
     else:
         terminal.print_diagnosis(Console(), found, top)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--out", metavar="REPO", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="The model repository: the bundle becomes REPO/NAME; other models are left alone.")  # fmt: skip
+@click.option("--target", default="cpu", show_default=True, metavar="T",
+              help=f"Where Triton runs: {', '.join(served())}.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the model that stands there.")
+def triton(bundle: Path, out: Path, target: str, force: bool) -> None:
+    """Write a bundle as a model for NVIDIA's Triton Inference Server: graph, config.pbtxt, labels.
+
+    Streams keep their state in Triton. Nothing of it was run in Triton itself: docs/triton.md.
+    """
+    from deploy_compile.triton import write_repository
+
+    place = write_repository(bundle, out, target, force)
+    click.echo(f"model {place.name} stands in {out}; its README.md says how to start it")
