@@ -42,7 +42,7 @@ def for_device(bundle: Path, target: str = "jetson-jp6") -> Path:
         file = f"graphs/{precision}.onnx"
         if not (bundle / file).exists():
             shutil.copyfile(bundle / "graphs" / "fp32.onnx", bundle / file)
-        rows.append(Candidate("tensorrt", precision, target, "to_build", file=file, emulated=True))  # type: ignore[arg-type]
+        rows.append(Candidate("tensorrt", precision, target, "to_build", file=file, emulated=True))
     limits = {**found.limits, "int8_fp16": Limit(cosine=0.99)}
     return changed(bundle, candidates=(*found.candidates, *rows), limits=limits)
 

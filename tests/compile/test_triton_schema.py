@@ -127,14 +127,16 @@ def test_a_bundle_of_the_pipeline_is_served_as_it_is_loaded(
     served, golden = Served(model), np.load(bundle / "golden" / "inputs.npz")
     with load(bundle, backend="onnxruntime") as opened:
         assert opened.precision in (model / "README.md").read_text()
-        for sample in range(len(golden[opened.inputs[0].name])):
-            inputs = {tensor.name: golden[tensor.name][sample : sample + 1] for tensor in opened.inputs}
+        count = len(golden[opened.inputs[0].name])
+        samples = [{t.name: golden[t.name][i : i + 1] for t in opened.inputs} for i in range(count)]
+        for inputs in samples:
             wanted = opened.run(inputs)
             got = served.infer(inputs, start=True)
             assert all(np.array_equal(got[key], wanted[key]) for key in wanted)
         if served.states:
+            film = samples[0]["frames"]
             stream = opened.stream()
-            for frame in range(inputs["frames"].shape[1]):
-                chunk = {"frames": inputs["frames"][:, frame : frame + 1]}
+            for frame in range(film.shape[1]):
+                chunk = {"frames": film[:, frame : frame + 1]}
                 got = served.infer(chunk, sequence=1, start=frame == 0)
                 assert np.array_equal(got["logits"], stream.step(chunk)["logits"])

@@ -63,7 +63,7 @@ class Served:
         assert self.config["name"] == [model.name]
         assert self.config["platform"] == ["onnxruntime_onnx"]
         file = model / str(self.config["version_policy"][0]["specific"][0]["versions"][0]) / "model.onnx"
-        self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self._session: Any = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         sequences = self.config.get("sequence_batching", [{}])[0]
         self.states: list[dict[str, list[Any]]] = sequences.get("state", [])
         wanted = {one["name"][0] for one in self.config["input"]} | {one["input_name"][0] for one in self.states}
