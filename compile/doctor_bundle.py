@@ -20,6 +20,7 @@ from deploy_runtime.selection import runnable
 
 PARSED_BADLY = ("refused", "rejected", "crashed")
 SEEDED = "the weights are seeded: an architecture check, not a model to ship"
+LEFT_OUT = "was built and does not ship: of engines that nobody ran only those asked for do"
 VERIFY = "python -m deploy_runtime verify BUNDLE"
 BUILD = "python -m deploy_runtime build BUNDLE"
 
@@ -108,8 +109,8 @@ def _findings(found: Manifest, target: Target, missing: Sequence[str], build: st
     for row in found.candidates:
         if row.target == target.name and row.reason and row.file is None:
             level = "error" if row.backend == "tensorrt_rtx" and row.status in PARSED_BADLY else "note"
-            status = "not shipped" if row.unrun else row.status
-            findings.append(_finding(level, f"{row.backend} {row.precision} {status}: {row.reason}"))
+            told = f"{row.status}: {row.reason}" if not row.unrun else LEFT_OUT
+            findings.append(_finding(level, f"{row.backend} {row.precision} {told}"))
     if "tensorrt" in target.backends:
         findings += _asked(found)
     if missing:

@@ -51,7 +51,7 @@ def config(
     Raises DeployError where the graph is not what the manifest says, or Triton cannot serve it.
     """
     _check_batch(manifest)
-    _check_order(manifest.state)
+    check_order(manifest.state)
     for tensors, found in zip((manifest.inputs, manifest.outputs), ports, strict=True):
         _check_ports(manifest, tensors, found)
     on_cpu = row.target == "cpu"
@@ -174,7 +174,8 @@ def _check_batch(manifest: Manifest) -> None:
         )
 
 
-def _check_order(state: Sequence[State]) -> None:
+def check_order(state: Sequence[State]) -> None:
+    """Raise DeployError where Triton would feed a state that comes out into another one that goes in."""
     if [one.output for one in sorted(state, key=lambda one: one.input)] != sorted(one.output for one in state):
         raise DeployError(
             "the names of the states that go in and of those that come out sort differently, and Triton would mix "

@@ -135,6 +135,13 @@ def test_a_row_that_passed_nothing_serves_nothing(tmp_path: Path) -> None:
     assert states(found)["tensorrt", "fp32"] == "not_shipped"
 
 
+def test_an_engine_that_was_not_asked_for_is_said_to_be_left_out(tmp_path: Path) -> None:
+    row = Candidate("tensorrt_rtx", "int8", "rtx", "built_not_run", reason="built here, not run on hardware")
+    found = one(with_row(tiny_bundle.write(tmp_path / "bundle"), row), "rtx")
+    assert states(found)["tensorrt_rtx", "int8"] == "not_shipped"
+    assert "tensorrt_rtx int8 was built and does not ship" in said(found, "note")
+
+
 def test_the_targets_of_the_bundle_are_looked_at_where_none_is_named(tmp_path: Path) -> None:
     examined = examine_bundle(for_device(tiny_bundle.write(tmp_path / "bundle")), ())
     assert [target["target"] for target in examined["targets"]] == ["cpu", "rtx", "jetson-jp6"]

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import deploy_recipes
 from deploy_compile import triton_config
 from deploy_compile.__main__ import main
 from deploy_compile.triton import write_repository
@@ -231,6 +232,13 @@ def test_states_that_triton_would_mix_up_are_refused(tmp_path: Path) -> None:
     row = mixed.candidates[1]
     with pytest.raises(DeployError, match="issue 8586"):
         triton_config.config(mixed, row, (ports[0], ports[1]), "0" * 64)
+
+
+def test_triton_keeps_the_states_of_every_recipe_apart() -> None:
+    streams = [recipe for recipe in map(deploy_recipes.get, deploy_recipes.names()) if recipe.state]
+    assert any(len(recipe.state) > 10 for recipe in streams)
+    for recipe in streams:
+        triton_config.check_order(recipe.state)
 
 
 @pytest.mark.parametrize("target", ["rtx", "rtx-turing"])

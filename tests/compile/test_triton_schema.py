@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deploy_compile import pbtxt
 from deploy_compile.__main__ import main
 from deploy_compile.triton import write_repository
 from deploy_runtime import load
+from deploy_runtime import manifest as manifests
 from deploy_runtime.spec import Batch, State
 from tests.compile import test_triton
 from tests.compile.triton_served import Served
@@ -60,13 +62,16 @@ def test_triton_reads_every_config_as_it_was_meant(python: Path, tmp_path: Path)
         tiny_stream.write(tmp_path / "begun", Batch(1, 1, 4)), state=(State("h", "h_next", 0.5),)
     )
     device = test_triton.for_device(tiny_bundle.write(tmp_path / "device"))
+    cuda = tiny_bundle.write(tmp_path / "cuda")
+    rows = manifests.read(cuda).candidates
+    test_triton.changed(cuda, candidates=(*rows, replace(rows[1], target="cuda")))
     written = [
         write_repository(bundle, tmp_path / f"repo{number}", target, force=False) / "config.pbtxt"
         for number, (bundle, target) in enumerate(
-            ((whole, "cpu"), (stream, "cpu"), (begun, "cpu"), (device, "jetson-jp6"))
+            ((whole, "cpu"), (stream, "cpu"), (begun, "cpu"), (device, "jetson-jp6"), (cuda, "cuda"))
         )
     ]
-    for_whole, for_stream, for_begun, for_jetson = parsed(python, *written)
+    for_whole, for_stream, for_begun, for_jetson, for_cuda = parsed(python, *written)
 
     assert for_whole["platform"] == "onnxruntime_onnx"
     assert for_whole["max_batch_size"] == 4
@@ -99,6 +104,10 @@ def test_triton_reads_every_config_as_it_was_meant(python: Path, tmp_path: Path)
 
     assert for_jetson["platform"] == "tensorrt_plan"
     assert for_jetson["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
+
+    assert for_cuda["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
+    (accelerator,) = for_cuda["optimization"]["execution_accelerators"]["gpu_execution_accelerator"]
+    assert accelerator == {"name": "cuda", "parameters": {"use_tf32": "0"}}
 
 
 def test_every_string_comes_back(python: Path, tmp_path: Path) -> None:
