@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from deploy_runtime.tensorrt_build import TABLE
+
 TABLE_VERSIONS = ("1.7.1",)  # tensorrt_rtx releases whose table this module was written for and is tested on
-START = "Layers:\nName: "
 POINTWISE = "kgen"  # the layer type of generated pointwise and reduction kernels
 PRECISION_OF = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8"}
 WIDEST = ("Float", "BFloat16", "Half", "Int8")  # the widest first
@@ -47,11 +48,11 @@ class Row:
 
 def rows(messages: Iterable[str]) -> tuple[Row, ...]:
     """Read the table out of a build's log. Raises ValueError where there is none or a line is not as expected."""
-    tables = [message for message in messages if START in message]
+    tables = [message for message in messages if TABLE in message]
     if not tables:
         raise ValueError("the build log holds no layer table: was it built at detailed profiling verbosity?")
     text = tables[-1]
-    body = text[text.index(START) + len("Layers:\n") :].split("\n\n", 1)[0]
+    body = text[text.index(TABLE) + len("Layers:\n") :].split("\n\n", 1)[0]
     return tuple(_row(line) for line in body.split("\n") if not _SHAPE.fullmatch(line))
 
 

@@ -256,13 +256,14 @@ class Parity:
 
 @dataclass(frozen=True)
 class Streamed:
-    """PyTorch carried through a film: its frames, the answers to them, a state other than the initial one with a clip,
-    and the answers to those. `.npz` files by tensor name."""
+    """PyTorch carried through a film: its frames, the answers to them, a clip with a state other than the initial one,
+    and the answers to that clip from this state and from the initial one. `.npz` files by tensor name."""
 
     film: Path
     answers: Path
     carried: Path
     resumed: Path
+    begun: Path
 
 
 @dataclass(frozen=True)

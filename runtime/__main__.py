@@ -4,6 +4,7 @@
     verify BUNDLE [--backend B]  every file's digest, and the golden samples through every engine that can run here
     check BUNDLE... [--against BASE] [--strict]
                                  verify, and the gates on what the manifest records and on what became worse; for CI
+    build BUNDLE                 on a device: build its TensorRT engine once, prove it on the golden samples, keep it
     run BUNDLE --video FILE      a line for every frame or clip; --pair BEFORE AFTER --out MAP.png for two studies
     reselect BUNDLE              time what the bundle ships here, and let `load` take the best of it from then on
 
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy_runtime import __version__
+from deploy_runtime.arguments import parser
 from deploy_runtime.errors import DeployError, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -27,19 +28,16 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors go to standard error in two lines."""
-    given = _parser().parse_args(arguments)
-    try:
-        if given.command == "info":
-            return info(given.bundle, given.json)
-        if given.command == "verify":
-            return verify_bundle(given.bundle, given.backend, given.junit, given.json)
-        if given.command == "run":
-            return run_bundle(
-                given.bundle, given.video, given.pair, given.out, given.every, given.format, given.backend
-            )
-        if given.command == "reselect":
-            return reselect_bundle(given.bundle, given.threads, given.seconds, given.json)
-        return check_bundles(
+    given = parser().parse_args(arguments)
+    commands = {
+        "info": lambda: info(given.bundle, given.json),
+        "verify": lambda: verify_bundle(given.bundle, given.backend, given.junit, given.json, given.report),
+        "build": lambda: build_engines(given),
+        "run": lambda: run_bundle(
+            given.bundle, given.video, given.pair, given.out, given.every, given.format, given.backend
+        ),
+        "reselect": lambda: reselect_bundle(given.bundle, given.threads, given.seconds, given.json),
+        "check": lambda: check_bundles(
             given.bundles,
             strict=given.strict,
             backend=given.backend,
@@ -50,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             summary=given.summary,
             annotations=given.annotations,
             as_json=given.json,
-        )
+        ),
+    }
+    try:
+        return commands[given.command]()
     except DeployError as error:
         return _refused(error)
 
@@ -84,11 +85,53 @@ def info(bundle: Path, as_json: bool = False) -> int:
     return 0
 
 
-def verify_bundle(bundle: Path, backend: str | None = None, junit: Path | None = None, as_json: bool = False) -> int:
-    """Verify a bundle on this machine and print the result; 3 where something fails."""
+def verify_bundle(
+    bundle: Path,
+    backend: str | None = None,
+    junit: Path | None = None,
+    as_json: bool = False,
+    report: Path | None = None,
+) -> int:
+    """Verify a bundle on this machine and print the result; 3 where something fails.
+
+    With `report`, also time what passed and write what this machine is and what was found, for whoever built it.
+    """
+    from deploy_runtime import device_cache
     from deploy_runtime.check import verify
 
-    return _tell([verify(bundle, backend)], junit=junit, as_json=as_json)
+    result = verify(bundle, backend)
+    if report is not None:
+        from deploy_runtime import device_report
+
+        with _writing(report, "--report"):
+            text = json.dumps(device_report.report(bundle, result), indent=1, sort_keys=True, allow_nan=False)
+            device_cache.write(report, f"{text}\n".encode())
+    return _tell([result], junit=junit, as_json=as_json)
+
+
+def build_engines(given: argparse.Namespace) -> int:
+    """Build the engine of a bundle for this device, a line a step; with `--plan` also copy it for a server."""
+    from deploy_runtime import device_build
+    from deploy_runtime.data import encode
+    from deploy_runtime.report_formats import one_line
+    from deploy_runtime.tensorrt_build import Settings
+
+    settings = Settings(
+        workspace_mib=given.workspace,
+        level=given.level,
+        hardware_compatible=given.hardware_compatible,
+        version_compatible=given.version_compatible,
+    )
+    stream = sys.stderr if given.json else sys.stdout
+    rows = device_build.build(
+        given.bundle, settings, given.every, lambda words: print(one_line(words), file=stream, flush=True)
+    )
+    if given.plan is not None:
+        with _writing(given.plan, "--plan"):
+            device_build.plan(given.bundle, given.plan)
+    if given.json:
+        _print_json(encode(rows))
+    return 0
 
 
 def reselect_bundle(bundle: Path, threads: int | None = None, seconds: float = 20.0, as_json: bool = False) -> int:
@@ -223,67 +266,6 @@ def _refused(error: DeployError) -> int:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
-
-
-def _count(text: str) -> int:
-    """Read a whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deploy_runtime",
-        description="Look at, verify and check deploy-compile bundles: numpy and one engine library, no PyTorch.",
-        epilog="Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info|verify|check|run|reselect")
-    for name, about in (
-        ("info", "what a bundle is, takes, gives, and what was measured of it"),
-        ("verify", "compare every file with its digest and run the golden samples on this machine"),
-        ("check", "verify, and judge what the manifest records and what became worse since a base; for CI"),
-        ("run", "say what the network sees in a video, or write its map of a pair of images"),
-        ("reselect", "time the shipped candidates on this machine and let load take the best of them"),
-    ):
-        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-        if name == "check":
-            _check_arguments(command)
-        else:
-            command.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder of a bundle")
-        if name == "run":
-            _run_arguments(command)
-            continue
-        if name == "reselect":
-            command.add_argument("--threads", metavar="N", type=_count, help="CPU threads (default: physical cores)")
-            command.add_argument("--seconds", metavar="S", type=float, default=20.0, help="time to spend (default: 20)")
-        elif name != "info":
-            command.add_argument("--backend", metavar="B", help="only the engines of this backend")
-            command.add_argument("--junit", metavar="FILE", type=Path, help="write the result as JUnit XML")
-        command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    return parser
-
-
-def _run_arguments(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--video", metavar="FILE", type=Path, help="a video: a line for every frame, or for every clip")
-    add("--pair", metavar=("BEFORE", "AFTER"), nargs=2, type=Path, help="two images, for a network that compares them")
-    add("--out", metavar="MAP.png", type=Path, help="with --pair: where the map goes, black its least value")
-    add("--every", metavar="N", type=_count, help="take every Nth frame (default: 1; of clips 6, as calibration does)")
-    add("--format", choices=("csv", "jsonl"), default="csv", help="what a line is (default: csv)")
-    add("--backend", metavar="B", help="only the engines of this backend")
-
-
-def _check_arguments(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("bundles", metavar="BUNDLE", nargs="+", type=Path, help="the folder of a bundle")
-    add("--against", metavar="BASE", type=Path, help="also fail on what became worse since this bundle of the recipe")
-    add("--no-time", action="store_true", help="with --against: compare no latencies, this machine is not the target")
-    add("--strict", action="store_true", help="what a release uses: real weights and calibration, nothing left unrun")
-    add("--target", metavar="T", help="with --strict: the target whose every engine must run here (default: cpu)")
-    add("--annotations", action="store_true", help="print what stands out as GitHub workflow commands")
-    add("--summary", metavar="FILE", type=Path, help="append the result as Markdown, e.g. to $GITHUB_STEP_SUMMARY")
 
 
 if __name__ == "__main__":

@@ -61,19 +61,19 @@ def open(
         )
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     check_names(file, names, (*inputs, *outputs))
-    settings = engine.create_runtime_config()
-    settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    kernels = settings.create_runtime_cache()
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    kernels = config.create_runtime_cache()
     kept = None if cache is None else cache / f"{sha256(file)[:32]}.kernels"
     if kept is not None and kept.exists():
         kernels.deserialize(kept.read_bytes())  # False where it does not fit: then it is compiled again
-    settings.set_runtime_cache(kernels)
+    config.set_runtime_cache(kernels)
 
     def keep_kernels() -> None:
         if kept is not None:
             device_cache.write(kept, bytes(kernels.serialize()))
 
-    context = engine.create_execution_context(settings)
+    context = engine.create_execution_context(config)
     return Opened(runtime, context, inputs, outputs, batch, captures=False, closing=keep_kernels)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy_runtime import golden, manifest, proof, regress, selection, slowdown
+from deploy_runtime import device_audit, golden, manifest, proof, regress, selection, slowdown
 from deploy_runtime.errors import UsageError
 from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.golden import said
@@ -69,20 +69,20 @@ def check(
         )
     verified = verify(bundle, backend)
     found = manifest.read(Path(bundle))
-    rows = [*verified.rows, *_recorded(found, {row.candidate: row for row in verified.rows})]
+    rows = [*verified.rows, *_recorded(Path(bundle), found, {row.candidate: row for row in verified.rows})]
     if against is not None:
         rows += regress.against(Path(bundle), Path(against), rows, backend, seconds)
     return Result(verified.bundle, verified.digest, strictly(found, rows, target) if strict else tuple(rows))
 
 
-def _recorded(found: Manifest, ran: Mapping[str, Row]) -> list[Row]:
+def _recorded(folder: Path, found: Manifest, ran: Mapping[str, Row]) -> list[Row]:
     """Judge what the manifest records of what it ships. `ran` holds what was run here, by candidate."""
     shipped = [row for row in found.candidates if row.file is not None]
     rows = [_gate_chosen(found)]
     for row in shipped:
         here = ran.get(row.name)
         rows += [_said_of_build(row, here) if row.unrun else _gate_parity(found, row)]
-        rows += [_gate_audit(row)]
+        rows += [device_audit.audit(folder, found, row) if row.status == "to_build" else _gate_audit(row)]
     return [*rows, _gate_calibration(found, shipped), _said_of_weights(found)]
 
 
@@ -111,9 +111,7 @@ def _gate_parity(found: Manifest, row: Candidate) -> Row:
 
 def _gate_audit(row: Candidate) -> Row:
     outcome: Outcome = "failed"
-    if row.status == "to_build":
-        outcome, text = "not run", "the device audits the engine that it builds"
-    elif row.coverage is None:
+    if row.coverage is None:
         text = "no audit is recorded"
     elif row.coverage.breaches:
         text = f"in another precision than asked: {', '.join(row.coverage.breaches[:10])}"

@@ -42,6 +42,16 @@ def multiprocessors() -> int:
     return (_attributes(MULTIPROCESSORS) or (0,))[0]
 
 
+def driver_version() -> str | None:
+    """Return the newest CUDA that the driver serves, e.g. `12.6`; None where there is none."""
+    if driver() is not None:
+        return None
+    number = ctypes.c_int(0)
+    if ctypes.CDLL(LIBRARY).cuDriverGetVersion(ctypes.byref(number)):
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
 def _attributes(*wanted: int) -> tuple[int, ...] | None:
     if driver() is not None:
         return None

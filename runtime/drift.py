@@ -87,7 +87,7 @@ class StreamDrift:
 
     `sqnr_db` over all of it, frame by frame; `first_db` and `last_db` over its first and last quarter; `chunks_db`
     between single frames and longer chunks of the same engine; `resumed_db` over a clip from another state than the
-    initial one. `phases` where each frame is decided.
+    initial one, and `begun_db` over the same clip from the initial one. `phases` where each frame is decided.
     """
 
     output: str
@@ -97,6 +97,7 @@ class StreamDrift:
     last_db: float
     chunks_db: float
     resumed_db: float
+    begun_db: float
     phases: PhaseDrift | None = None
 
 

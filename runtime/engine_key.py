@@ -7,6 +7,7 @@ another engine, which is then built, never taken for this one.
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +22,15 @@ FOLDER = "engines"
 
 @dataclass(frozen=True)
 class Made:
-    """What stands beside an engine: the form of the graph it was built from, its own digest, and how it was made."""
+    """What stands beside an engine: the form of the graph it was built from, its own digest, how long it took.
+
+    `layers` holds the precision that each heavy ONNX node got, where the inspector tells.
+    """
 
     graph: str
     engine_sha256: str
-    tensorrt: str
     seconds: float
-    layers: dict[str, str]
+    layers: Mapping[str, str]
 
 
 def place(graph: Path, version: str, batch: Batch) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from deploy_runtime import cuda
 
 CPUINFO = Path("/proc/cpuinfo")
+MEMINFO = Path("/proc/meminfo")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # what a container may use: "200000 100000" is two cores
 
 
@@ -17,6 +18,30 @@ def physical_cores() -> int:
     cores = {core for processor, core in _cores().items() if processor in allowed}
     found = len(cores) or len(allowed)
     return max(1, min(found, _quota() or found))
+
+
+def processor() -> str:
+    """Return the processor's name; on ARM, where the system has none, its kind."""
+    lines = _cpuinfo().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def memory() -> int | None:
+    """Return the bytes of memory of this machine; None where the system does not say."""
+    return _meminfo("MemTotal:")
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that a new process may use, as Linux estimates them; None where it does not say."""
+    return _meminfo("MemAvailable:")
+
+
+def _meminfo(key: str) -> int | None:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
 
 
 def fingerprint() -> str:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_compile import layer_table
 from deploy_compile.layer_table import PRECISION_OF, Row, precisions, rows
+from deploy_runtime.tensorrt_build import TABLE
 
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="],"), min_size=1, max_size=30)
 TYPES = st.sampled_from(sorted(PRECISION_OF))
@@ -89,4 +89,4 @@ def test_an_unknown_data_type_is_an_error() -> None:
 
 def test_a_malformed_line_is_an_error() -> None:
     with pytest.raises(ValueError, match="not as expected"):
-        rows([layer_table.START + "x, LayerType: conv, Outputs: []"])
+        rows([TABLE + "x, LayerType: conv, Outputs: []"])

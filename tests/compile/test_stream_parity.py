@@ -25,7 +25,7 @@ OUTPUTS = (
     Tensor("a_next", ("batch", 2), layout="NC"),
     Tensor("b_next", ("batch", 2), layout="NC"),
 )
-GOOD = StreamDrift("y", 64, 40.0, 42.0, 39.0, 50.0, 41.0)
+GOOD = StreamDrift("y", 64, 40.0, 42.0, 39.0, 50.0, 41.0, 42.0)
 
 
 def step(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -60,6 +60,7 @@ def test_a_rest_shorter_than_a_chunk_is_left_out() -> None:
         ({"first_db": 46.0}, "stream_end_db"),  # its end is more than twice as far off
         ({"chunks_db": 10.0}, "stream_chunks_db"),
         ({"resumed_db": 3.0}, "stream_resumed_db"),
+        ({"resumed_db": 9.0, "begun_db": 16.0}, "stream_resumed_db"),  # the clip alone is hard, but not that hard
         ({"resumed_db": -float("inf")}, "stream_resumed_db"),
     ],
 )
@@ -69,8 +70,13 @@ def test_each_way_to_fail_has_its_verdict(changed: dict[str, float], metric: str
     assert [v.metric for v in verdicts((replace(GOOD, **changed),), limit) if not v.passed] == [metric]  # type: ignore[arg-type]
 
 
+def test_a_clip_that_is_hard_from_the_initial_state_may_be_as_hard_from_another() -> None:
+    hard = replace(GOOD, resumed_db=16.7, begun_db=17.5)
+    assert all(verdict.passed for verdict in verdicts((hard,), Limit(sqnr_db=18.0)))
+
+
 def test_without_a_limit_in_decibels_a_thousandth_is_asked_for_and_more_is_not_judged() -> None:
-    fp32 = StreamDrift("y", 64, 110.0, 125.0, 104.0, 120.0, 115.0)  # its end is far more than twice as far off
+    fp32 = StreamDrift("y", 64, 110.0, 125.0, 104.0, 120.0, 115.0, 118.0)  # its end is far more than twice as far off
     assert all(verdict.passed for verdict in verdicts((fp32,), Limit(max_relative=1e-4)))
     assert {v.limit for v in verdicts((fp32,), Limit(max_relative=1e-4))} == {FAITHFUL_DB}
 
@@ -97,6 +103,7 @@ def test_every_candidate_is_stepped_through_the_film(made: Verified) -> None:
         (drift,) = row.stream
         assert (drift.output, drift.frames) == ("logits", 48)
         assert drift.phases is not None
+        assert abs(drift.begun_db - drift.resumed_db) < 20.0
         assert drift.phases.frames == 48
         judged = {verdict.metric for verdict in row.verdicts}
         assert {"stream_sqnr_db", "stream_end_db", "stream_chunks_db", "stream_resumed_db"} <= judged
