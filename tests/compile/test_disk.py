@@ -19,9 +19,14 @@ def test_what_stood_there_stays_where_the_work_fails(tmp_path: Path) -> None:
     target = tmp_path / "there"
     target.mkdir()
     (target / "file").write_text("one")
-    with pytest.raises(ValueError, match="half way"), replacing_folder(target) as partial:
-        (partial / "file").write_text("two")
-        raise ValueError("half way")
+
+    def work() -> None:
+        with replacing_folder(target) as partial:
+            (partial / "file").write_text("two")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        work()
     assert (target / "file").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
