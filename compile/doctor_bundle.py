@@ -64,6 +64,7 @@ def _on(bundle: Path, found: Manifest, target: Target) -> dict[str, Any]:
         for precision in offered
     ]
     missing = list(dict.fromkeys(one["precision"] for one in precisions if one["state"] == "missing"))
+    sizes = [one["bytes"] for one in precisions if "bytes" in one]
     build = " ".join(_command(found, target, missing))
     ran = [row for row in serving if row.status == "passed" and not row.emulated]
     return {
@@ -71,11 +72,12 @@ def _on(bundle: Path, found: Manifest, target: Target) -> dict[str, Any]:
         "about": target.about,
         "served": bool(serving),
         "run_on_hardware": bool(ran),
-        "proof": [BUILD, VERIFY] if target.built_there else [VERIFY],
+        "proof": BUILD if "tensorrt" in target.backends else VERIFY,
+        "building": memory.building(max(sizes)) if sizes and "tensorrt" in target.backends else None,
         "python": target.python or "3.10 or newer",
         "library": target.library or " or ".join(target.backends),
         "gpus": _gpus(found, target),
-        "disk_bytes": _bytes(bundle, found) + max((one.get("bytes", 0) for one in precisions), default=0),
+        "disk_bytes": _bytes(bundle, found) + max(sizes, default=0),
         "precisions": precisions,
         "command": build,
         "findings": _findings(found, target, missing, build),
@@ -98,7 +100,7 @@ def _precision(bundle: Path, found: Manifest, target: Target, backend: Backend, 
         said |= {
             "state": row.status,
             "file": row.file,
-            "bytes": (bundle / row.file).stat().st_size,
+            "bytes": memory.stored(found, row.file),
             "memory_bytes": memory.estimate(bundle, found, row.precision, row.file),
         }
     return said

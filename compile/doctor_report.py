@@ -60,6 +60,9 @@ def _print_target(console: Console, examined: dict[str, Any], target: dict[str, 
         )
     gpus = f", GPU {' '.join(target['gpus'])}" if target["gpus"] else ""
     say(f"the device needs Python {target['python']}, {target['library']}{gpus}, {size(target['disk_bytes'])} of disk")
+    if target["building"]:
+        disk, free = (size(target["building"][key]) for key in ("disk_bytes", "memory_bytes"))
+        say(f"to build there about {disk} of disk and {free} of memory must be free")
     batch = examined["batch"]
     served = str(batch["most"]) if batch["least"] == batch["most"] else f"{batch['least']} to {batch['most']}"
     say(f"batches of {served}; {'streams frame by frame' if examined['streams'] else 'does not stream'}")

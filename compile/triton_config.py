@@ -157,9 +157,11 @@ def _instances(manifest: Manifest, on_cpu: bool) -> int:
 
 
 def _parameters(manifest: Manifest, row: Candidate, digest: str) -> Mapping[str, str]:
-    assert row.file is not None
-    told = {"bundle_sha256": digest, "graph": row.file, "precision": row.precision}
-    if row.backend != "onnxruntime" or row.target != "cpu":
+    told = {"bundle_sha256": digest}
+    if row.backend == "tensorrt":
+        return told  # which graph it is the device decides
+    told |= {"graph": str(row.file), "precision": row.precision}
+    if row.target != "cpu":
         return told
     # 0: the physical cores of the machine that serves, as deploy_runtime takes them
     return {"intra_op_thread_count": "1" if manifest.objective == "throughput" else "0", **told}

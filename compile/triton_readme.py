@@ -13,8 +13,9 @@ def page(manifest: Manifest, row: Candidate, target: Target, digest: str, quanti
     """Return the page in Markdown. `quantized_products`: the graph multiplies quantized matrices."""
     parts = [
         f"# {manifest.name} in Triton",
-        f"Recipe {manifest.recipe}, {row.precision}, through {LIBRARIES[row.backend]} for {target.name}: `{row.file}` "
-        f"of the bundle whose manifest.json has\nthe sha256 `{digest}`.",
+        f"Recipe {manifest.recipe}, {row.precision}{' first' if row.backend == 'tensorrt' else ''}, through "
+        f"{LIBRARIES[row.backend]} for {target.name}: `{row.file}` of the bundle whose manifest.json has\nthe sha256 "
+        f"`{digest}`.",
         "Not run in Triton: the configuration was checked against Triton's schema and the rules of its code.",
         _start(manifest, row, target),
         _asking(manifest),
@@ -33,7 +34,8 @@ def _start(manifest: Manifest, row: Candidate, target: Target) -> str:
     return (
         "## Start\n\nNot run on hardware. A plan belongs to one GPU and one version of TensorRT: make it on the device"
         f"{capabilities},\nwith the TensorRT of the Triton that will serve it ({target.library}), then start:\n\n"
-        f"    {PLAN.format(name=manifest.name)}\n{serve}"
+        f"    {PLAN.format(name=manifest.name)}\n{serve}\n\nThe first precision that builds and passes there becomes "
+        f"the plan: it begins with {row.precision} and says which it was."
         + "".join(f"\n\nKnown there: {remark}." for remark in target.remarks)
     )
 

@@ -64,6 +64,8 @@ def test_what_was_only_built_is_never_said_to_have_run(tmp_path: Path) -> None:
     assert found["served"]
     assert not found["run_on_hardware"]
     assert states(found)["tensorrt_rtx", "fp32"] == "built_not_run"
+    assert found["proof"] == "python -m deploy_runtime verify BUNDLE"
+    assert found["building"] is None
     assert found["gpus"] == ["sm86", "sm89", "sm120"]
 
 
@@ -80,7 +82,9 @@ def test_a_device_is_told_what_it_needs_and_what_is_known_of_it(tmp_path: Path) 
     assert found["served"]
     assert not found["run_on_hardware"]
     assert (found["python"], found["library"]) == ("3.12", "TensorRT 10.16.2")
-    assert found["proof"] == ["python -m deploy_runtime build BUNDLE", "python -m deploy_runtime verify BUNDLE"]
+    assert found["proof"] == "python -m deploy_runtime build BUNDLE"
+    graph = (tmp_path / "bundle" / "graphs" / "fp32.onnx").stat().st_size
+    assert found["building"] == {"disk_bytes": 2 * graph + 2**29, "memory_bytes": 4 * graph + 2**29}
     assert states(found) == {
         ("tensorrt", "fp32"): "to_build",
         ("tensorrt", "fp16"): "missing",
@@ -184,6 +188,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "cpu: will work" in told
     assert "jetson-jp6: should work, not run on hardware" in told
     assert "the device needs Python 3.10, TensorRT 10.3" in told
+    assert "512.0 MiB of disk and 512.0 MiB of memory must be free" in told
     assert "seeded" in told
     code, told, errors = doctor(capsys, monkeypatch, bundle, "--target", "igx")
     assert code == 3

@@ -16,6 +16,7 @@ from deploy_compile.__main__ import main
 from deploy_compile.triton import write_repository
 from deploy_runtime import load
 from deploy_runtime import manifest as manifests
+from deploy_runtime.device_build import TRIED_FIRST
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Candidate
 from deploy_runtime.spec import Batch, Classes, Limit, State, Tensor
@@ -149,13 +150,14 @@ def test_a_device_gets_a_config_and_the_command_that_makes_the_plan(tmp_path: Pa
     config = read((model / "config.pbtxt").read_text())
     assert config["platform"] == ["tensorrt_plan"]
     assert config["instance_group"] == [{"count": [1], "kind": ["KIND_GPU"]}]
-    assert {"key": ["graph"], "value": [{"string_value": ["graphs/int8_fp16.onnx"]}]} in config["parameters"]
-    assert not any(one["key"] == ["intra_op_thread_count"] for one in config["parameters"])
+    assert [one["key"] for one in config["parameters"]] == [["bundle_sha256"]]  # the device decides on the precision
     assert list((model / "1").iterdir()) == []
     page = (model / "README.md").read_text()
     assert "python -m deploy_runtime build BUNDLE --plan REPO/toy/1/model.plan" in page
     assert "Not run on hardware" in page
     assert "TensorRT 10.3" in page
+    assert "int8_fp16 first, through TensorRT for jetson-jp6: `graphs/int8_fp16.onnx`" in page
+    assert TRIED_FIRST[0] == "int8_fp16"  # what `build` begins with
 
 
 def test_a_gpu_through_onnx_runtime_computes_fp32_as_fp32(tmp_path: Path) -> None:
