@@ -55,9 +55,7 @@ def _print_target(console: Console, examined: dict[str, Any], target: dict[str, 
     elif target["run_on_hardware"]:
         say("[green]will work[/]: it ran and passed on the machine that built it")
     else:
-        say(
-            f"[yellow]should work, not run on hardware[/]: there, {' and '.join(f'`{one}`' for one in target['proof'])}"
-        )
+        say(f"[yellow]should work, not run on hardware[/]: the proof is `{target['proof']}` there")
     gpus = f", GPU {' '.join(target['gpus'])}" if target["gpus"] else ""
     say(f"the device needs Python {target['python']}, {target['library']}{gpus}, {size(target['disk_bytes'])} of disk")
     if target["building"]:

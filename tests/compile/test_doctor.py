@@ -186,7 +186,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     code, told, _ = doctor(capsys, monkeypatch, bundle)
     assert code == 0
     assert "cpu: will work" in told
-    assert "jetson-jp6: should work, not run on hardware" in told
+    proof = "the proof is `python -m deploy_runtime build BUNDLE` there"
+    assert f"jetson-jp6: should work, not run on hardware: {proof}" in told
     assert "the device needs Python 3.10, TensorRT 10.3" in told
     assert "512.0 MiB of disk and 512.0 MiB of memory must be free" in told
     assert "seeded" in told
