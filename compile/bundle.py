@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy_compile.disk import sync, told
+from deploy_compile.disk import replacing_folder
 from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
@@ -99,22 +99,8 @@ def deliver(bundled: Bundled, target: Path, force: bool) -> bool:
             f"{target} holds another bundle than this command makes",
             "Give --force to replace it, or --out for another folder: a bundle is never changed once written.",
         )
-    partial = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
-    old = partial.with_name(f"{partial.name}-old")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{target.name}.tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)  # a killed run's
-        shutil.copytree(bundled.folder, partial)
-        sync(partial)
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-    except OSError as error:
-        raise told(error, target) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with replacing_folder(target) as partial:
+        shutil.copytree(bundled.folder, partial, dirs_exist_ok=True)
     return True
 
 

@@ -1,12 +1,15 @@
 """`list`, `show` and `doctor`."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 import deploy_recipes
-from deploy_compile import terminal
+from deploy_compile import targets, terminal
 from deploy_runtime.errors import UsageError
 
 
@@ -34,14 +37,31 @@ def show(name: str) -> None:
 
 
 @click.command()
-@click.option("--target", multiple=True, help="Only these targets: cpu, rtx, cuda.")
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--target", multiple=True, metavar="T",
+              help=f"Only these targets: {', '.join(targets.names())}. Default: all, or those BUNDLE has.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def doctor(target: tuple[str, ...], as_json: bool) -> None:
-    """Say what this machine can build and run, and what is missing for the rest."""
-    from deploy_compile.doctor import examine, print_examined
+def doctor(bundle: Path | None, target: tuple[str, ...], as_json: bool) -> None:
+    """Say what this machine can build and run, and what is missing for the rest.
 
-    examined = examine(target)
+    With BUNDLE: what will and will not work on a target, before anyone walks to the device. Exit 3 where nothing in
+    the bundle can serve one of them.
+    """
+    if bundle is None:
+        from deploy_compile.doctor import examine, print_examined
+
+        _tell(examine(target), as_json, print_examined)
+    else:
+        from deploy_compile.doctor_bundle import examine_bundle, judge
+        from deploy_compile.doctor_report import print_bundle
+
+        examined = examine_bundle(bundle, target)
+        _tell(examined, as_json, print_bundle)
+        judge(examined)
+
+
+def _tell(examined: dict[str, Any], as_json: bool, show: Callable[[Console, dict[str, Any]], None]) -> None:
     if as_json:
         click.echo(json.dumps(examined, indent=1))
     else:
-        print_examined(Console(), examined)
+        show(Console(), examined)

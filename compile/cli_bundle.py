@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from deploy_compile import terminal
-from deploy_runtime.errors import GateError
+from deploy_runtime.errors import GateError, UsageError
 
 
 @click.command()
@@ -113,11 +113,27 @@ def diagnose(
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", required=True, metavar="T", help="Where it will run: cpu, rtx, jetson-jp6, ...")
-@click.option("--out", type=click.Path(path_type=Path), help="The archive. Default: NAME-TARGET.tar.gz beside BUNDLE.")
+@click.option("--format", "form", type=click.Choice(["tar", "triton"]), default="tar", show_default=True,
+              help="An archive for the device, or a model of a Triton repository.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path),
+              help="The archive, default NAME-TARGET.tar.gz beside BUNDLE; or Triton's repository.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace what stands at --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def package(bundle: Path, target: str, out: Path | None, force: bool, as_json: bool) -> None:
-    """Make one archive with only what a target needs: bundle, runtime, install.py, model card, bill of materials."""
+def package(bundle: Path, target: str, form: str, out: Path | None, force: bool, as_json: bool) -> None:
+    """Make one archive with only what a target needs: bundle, runtime, install.py, model card, bill of materials.
+
+    With --format triton write a model of a Triton repository instead: graph, config.pbtxt, labels; nothing of it was
+    run in Triton itself.
+    """
+    if form == "triton":
+        from deploy_compile.triton import write_repository
+
+        if out is None:
+            raise UsageError("a model for Triton needs its repository", "Give --out REPO: it becomes REPO/NAME.")
+        model = write_repository(bundle, out, target, force)
+        said = f"model {model.name} stands in {out}; its README.md says how to start it"
+        click.echo(json.dumps({"model": str(model)}) if as_json else said)
+        return
     from deploy_compile import package as packaging
 
     made = packaging.package(bundle, target, out, force)

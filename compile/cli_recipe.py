@@ -14,6 +14,7 @@ from deploy_compile.cache import Stages
 from deploy_compile.options import DEFAULT_TARGETS, Options, fitted, parse_batch, parse_params
 from deploy_compile.progress import Progress
 from deploy_compile.results import Outcome
+from deploy_compile.targets import names as target_names
 from deploy_runtime import device_cache
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.spec import Batch
@@ -53,7 +54,7 @@ ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
                    "probabilities, entropy and variance.")  # fmt: skip
 @click.option("--ship-samples", is_flag=True, help="Ship real held-out samples as the golden set. Default: synthetic.")
 @click.option("--target", "targets", multiple=True, default=DEFAULT_TARGETS, show_default=True,
-              help="Where it will run: cpu, rtx, cuda. May be given again.")  # fmt: skip
+              help=f"Where it will run: {', '.join(target_names())}. May be given again.")  # fmt: skip
 @click.option("--compute-capability", "capabilities", multiple=True, metavar="CC",
               help="For rtx: sm86, sm89, sm120. Default: all three in one engine.")  # fmt: skip
 @click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default=None,

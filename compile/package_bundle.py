@@ -98,8 +98,9 @@ def _to_build(found: Manifest, target: Target) -> list[Candidate]:
     sources.sort(key=lambda row: (row.target != target.name, row.target != "rtx"))
     first = {row.precision: row for row in reversed(sources)}  # a precision that failed for the target is not another's
     shipped = {file.path for file in found.files}
+    forms = {row.precision: row.also for row in reversed(sources) if row.also}
     return [
-        _on_device(row, target, graph)
+        _on_device(row, target, graph, forms.get(precision, ()))
         for precision, row in first.items()
         if precision in target.precisions["tensorrt"] and _good(row) and (graph := _graph(row)) in shipped
     ]
@@ -110,7 +111,7 @@ def _graph(row: Candidate) -> str:
     return row.file if row.backend == "tensorrt" and row.file else f"graphs/{row.precision}.onnx"
 
 
-def _on_device(row: Candidate, target: Target, graph: str) -> Candidate:
+def _on_device(row: Candidate, target: Target, graph: str, also: tuple[str, ...]) -> Candidate:
     """The row for a device of its own: what was measured of the graph stays, what belongs to an engine goes."""
     return replace(
         row,
@@ -121,6 +122,7 @@ def _on_device(row: Candidate, target: Target, graph: str) -> Candidate:
         file=graph,
         coverage=None,
         speed=None,
+        also=also,
     )
 
 

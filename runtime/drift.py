@@ -3,6 +3,7 @@
 Nothing here computes: `judge`, `maps`, `phases` and the compiler do. Frozen, plain, JSON-able.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -97,7 +98,7 @@ class StreamDrift:
     last_db: float
     chunks_db: float
     resumed_db: float
-    begun_db: float
+    begun_db: float = math.inf
     phases: PhaseDrift | None = None
 
 

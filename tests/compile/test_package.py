@@ -130,7 +130,7 @@ TARGETS: dict[str, tuple[set[str], list[str]]] = {
     "rtx-turing": ({"engines/fp16.tensorrt_rtx.rtx-turing.engine"}, ["tensorrt_rtx fp16 on rtx-turing"]),
     **{
         name: (
-            {f"graphs/{precision}.onnx" for precision in ("int8_fp16", "int8", "fp16", "fp32")},
+            {f"graphs/{name}.onnx" for name in ("int8_fp16", "int8_fp16.fp32_scales", "int8", "fp16", "fp32")},
             [f"tensorrt {precision}{of}" for precision in ("int8_fp16", "int8", "fp16", "fp32")],
         )
         for name, of in (("jetson-jp6", " on jetson-jp6"), ("igx", " on igx"), ("tensorrt", ""))
@@ -150,7 +150,7 @@ def test_a_package_holds_what_its_target_needs_and_nothing_else(unpacked: Unpack
     manifests.verify_files(root / "bundle", found)
     assert sorted(row.name for row in found.candidates) == sorted(names)
     assert {row.target for row in found.candidates} == {target}
-    assert {row.file for row in found.candidates} == wanted
+    assert {path for row in found.candidates for path in (row.file, *row.also)} == wanted
     assert set(found.limits) == {row.precision for row in found.candidates}
     assert found.provenance.options["packaged_for"] == target
     assert found.candidates[found.chosen].file
