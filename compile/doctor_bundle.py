@@ -5,11 +5,13 @@ that a graph parses and that an engine was compiled says nothing of hardware; wh
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from deploy_compile import memory
+from deploy_compile.package_bundle import to_build
 from deploy_compile.reproduce import command
 from deploy_compile.targets import Target, get
 from deploy_runtime import manifest as manifests
@@ -56,7 +58,9 @@ def judge(examined: dict[str, Any]) -> None:
         raise GateError(f"nothing in {examined['bundle']} can serve {names}", f"Build it: {failed[0]['command']}")
 
 
-def _on(bundle: Path, found: Manifest, target: Target) -> dict[str, Any]:
+def _on(bundle: Path, whole: Manifest, target: Target) -> dict[str, Any]:
+    derived = _derived(whole, target)
+    found = replace(whole, candidates=(*whole.candidates, *derived))
     serving = [row for row in runnable(found) if row.target == target.name and row.backend in target.backends]
     precisions = [
         _precision(bundle, found, target, backend, precision)
@@ -80,8 +84,24 @@ def _on(bundle: Path, found: Manifest, target: Target) -> dict[str, Any]:
         "disk_bytes": _bytes(bundle, found) + max(sizes, default=0),
         "precisions": precisions,
         "command": build,
-        "findings": _findings(found, target, missing, build),
+        "findings": [*_packaged(derived, target), *_findings(found, target, missing, build)],
     }
+
+
+def _derived(found: Manifest, target: Target) -> list[Candidate]:
+    """Return what a package for a device would take from another GPU's rows: the graph is the same."""
+    if "tensorrt" not in target.backends:
+        return []
+    own = {row.precision for row in found.candidates if row.target == target.name}
+    return [row for row in to_build(found, target) if row.precision not in own]
+
+
+def _packaged(derived: Sequence[Candidate], target: Target) -> list[dict[str, str]]:
+    if not derived:
+        return []
+    names = ", ".join(row.precision for row in derived)
+    told = f"{names} from the graphs of another GPU: deploy-compile package BUNDLE --target {target.name}"
+    return [_finding("note", told)]
 
 
 def _gpus(found: Manifest, target: Target) -> list[str]:

@@ -30,7 +30,7 @@ FROM, FOR = "packaged_from", "packaged_for"  # in provenance.options: digest of 
 def rows_for(found: Manifest, target: Target) -> tuple[Candidate, ...]:
     """Return the rows of a bundle that a target opens, best first. Raises DeployError where there is none."""
     if "tensorrt" in target.backends:
-        rows = _to_build(found, target)
+        rows = to_build(found, target)
     else:
         rows = [row for row in found.candidates if row.target == target.name and row.file and _good(row)]
     if not rows:
@@ -92,7 +92,7 @@ def write(folder: Path, bundle: Path, found: Manifest, target: Target) -> Manife
     return manifests.write(folder, made)
 
 
-def _to_build(found: Manifest, target: Target) -> list[Candidate]:
+def to_build(found: Manifest, target: Target) -> list[Candidate]:
     """Return a row for each typed graph that the device may build from: the target's own, else another GPU's."""
     sources = [row for row in found.candidates if row.backend.startswith("tensorrt")]
     sources.sort(key=lambda row: (row.target != target.name, row.target != "rtx"))

@@ -123,11 +123,11 @@ def test_what_failed_says_why(tmp_path: Path) -> None:
 
 
 def test_where_nothing_serves_the_gate_fails_with_the_command(tmp_path: Path) -> None:
-    examined = examine_bundle(tiny_bundle.write(tmp_path / "bundle"), ("cpu", "igx"))
+    examined = examine_bundle(tiny_bundle.write(tmp_path / "bundle"), ("cpu", "rtx-turing"))
     assert [target["served"] for target in examined["targets"]] == [True, False]
-    with pytest.raises(GateError, match="nothing in toy can serve igx") as error:
+    with pytest.raises(GateError, match="nothing in toy can serve rtx-turing") as error:
         judge(examined)
-    assert "--target igx" in error.value.fix
+    assert "--target rtx-turing" in error.value.fix
 
 
 def test_a_row_that_passed_nothing_serves_nothing(tmp_path: Path) -> None:
@@ -191,17 +191,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "the device needs Python 3.10, TensorRT 10.3" in told
     assert "512.0 MiB of disk and 512.0 MiB of memory must be free" in told
     assert "seeded" in told
-    code, told, errors = doctor(capsys, monkeypatch, bundle, "--target", "igx")
+    code, told, errors = doctor(capsys, monkeypatch, bundle, "--target", "rtx-turing")
     assert code == 3
-    assert "igx: nothing in the bundle can serve it" in told
-    assert "error: nothing in toy can serve igx" in errors
+    assert "rtx-turing: nothing in the bundle can serve it" in told
+    assert "error: nothing in toy can serve rtx-turing" in errors
 
 
 def test_json_is_one_object_whatever_the_exit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = str(tiny_bundle.write(tmp_path / "bundle"))
-    code, told, _ = doctor(capsys, monkeypatch, bundle, "--target", "igx", "--json")
+    code, told, _ = doctor(capsys, monkeypatch, bundle, "--target", "rtx-turing", "--json")
     assert code == 3
     assert json.loads(told)["targets"][0]["served"] is False
     code, told, _ = doctor(capsys, monkeypatch, bundle, "--json")
@@ -226,3 +226,10 @@ def test_the_help_lists_every_target(
     main()
     told = "".join(capsys.readouterr().out.split())  # a name may be broken at its hyphen
     assert all(name in told for name in names())
+
+
+def test_a_device_is_served_by_the_graphs_of_another_gpu_and_is_told_so(tmp_path: Path) -> None:
+    found = one(tiny_bundle.write(tmp_path / "bundle"), "igx")
+    assert found["served"]
+    assert states(found)["tensorrt", "fp32"] == "to_build"
+    assert "fp32 from the graphs of another GPU: deploy-compile package BUNDLE --target igx" in said(found, "note")
