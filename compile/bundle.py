@@ -19,8 +19,9 @@ from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
 from deploy_compile.report_html import page
+from deploy_compile.report_maps import NAME, picture
 from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Ranges, Reference, Samples
-from deploy_compile.sample_files import save, stacked
+from deploy_compile.sample_files import load, save, stacked
 from deploy_compile.targets import get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
@@ -43,8 +44,12 @@ def bundle(
     repairs: Mapping[str, Repair],
     evaluation: Evaluation | None,
     choice: Choice,
+    answers: Path | None,
 ) -> Bundled:
-    """Write a bundle of everything measured. `engines` and `rows` are in the same order."""
+    """Write a bundle of everything measured. `engines` and `rows` are in the same order.
+
+    `answers` are those of the chosen candidate to the golden samples, for the picture of a map.
+    """
     folder = out / "bundle"
     folder.mkdir()
     rows = tuple(
@@ -82,7 +87,12 @@ def bundle(
         repairs=repairs,
         evaluation=evaluation,
     )
-    (folder / "report.html").write_text(page(manifest, tables), encoding="utf-8")  # before its digest is taken
+    maps = None
+    if answers is not None:
+        maps = picture(recipe, stacked(samples.golden), stacked(reference.golden), load(answers))
+    if maps is not None:
+        (folder / NAME).write_bytes(maps)
+    (folder / "report.html").write_text(page(manifest, tables, maps), encoding="utf-8")  # before its digest is taken
     manifests.write(folder, manifest)
     return Bundled(folder, manifests.digest(folder))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from deploy_compile.bundle import report, write_json
 from deploy_compile.choose import choose
 from deploy_compile.report_html import page
+from deploy_compile.report_maps import NAME as MAPS
 from deploy_compile.reproduce import command
 from deploy_compile.results import Choice, Layer
 from deploy_compile.targets import BUILT_THERE, Target
@@ -88,8 +89,17 @@ def write(folder: Path, bundle: Path, found: Manifest, target: Target) -> Manife
     )
     write_json(folder / "layers.json", encode(tables))
     write_json(folder / "report.json", report(found.recipe, rows, choice, evaluation))
-    (folder / "report.html").write_text(page(made, tables), encoding="utf-8")
+    maps = _maps(folder, bundle, found, rows[choice.chosen])
+    (folder / "report.html").write_text(page(made, tables, maps), encoding="utf-8")
     return manifests.write(folder, made)
+
+
+def _maps(folder: Path, bundle: Path, found: Manifest, chosen: Candidate) -> bytes | None:
+    """Take over the picture of the maps, where it is of the candidate that this package chooses."""
+    if chosen.name != found.candidates[found.chosen].name or not (bundle / MAPS).is_file():
+        return None
+    shutil.copyfile(bundle / MAPS, folder / MAPS)
+    return (folder / MAPS).read_bytes()
 
 
 def to_build(found: Manifest, target: Target) -> list[Candidate]:

@@ -52,11 +52,12 @@ def parity(
         got = parity_run.outputs(*engine, files, threads, built.target)
     except DeployError as error:
         return Parity((), "crashed", error.message)
-    save(out / "outputs.npz", got)
+    answers = {name: array[count:] for name, array in got.items()}
+    save(out / "golden.npz", answers)
     own, fp64 = reference.fp64_distance, stacked(reference.fp64)
     drift = measure(wanted, {name: array[:count] for name, array in got.items()}, recipe.task, own, fp64)
-    shipped = measure(golden, {name: array[count:] for name, array in got.items()}, recipe.task, own)
-    return Parity(drift, "passed", "", golden=shipped)
+    shipped = measure(golden, answers, recipe.task, own)
+    return Parity(drift, "passed", "", golden=shipped, answers=out / "golden.npz")
 
 
 def _emulated(

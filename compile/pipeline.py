@@ -66,6 +66,7 @@ class Tried:
 
     engine: Built
     row: Candidate
+    answers: Path | None = None  # to the golden samples
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,17 @@ def compile_recipe(recipe: Recipe, options: Options, run: Stages) -> Outcome:
         choice, evaluation = evaluated(run, made, recipe, options, (options.evaluate, options.truth), rows, choice)
     engines = [one.engine for one in made.tried]
     measured = (made.graphs, made.ranges, engines, rows, made.repairs, evaluation)
-    shipped = run(bundle, options, recipe, made.loaded, made.samples, made.torch, *measured, choice)
+    shipped = run(
+        bundle,
+        options,
+        recipe,
+        made.loaded,
+        made.samples,
+        made.torch,
+        *measured,
+        choice,
+        made.tried[choice.chosen].answers,
+    )
     warnings = made.samples.provenance.warnings if options.int8 else ()
     return Outcome(recipe.name, tuple(rows), choice, shipped, made.repairs, evaluation, warnings)
 
@@ -244,7 +255,7 @@ def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[W
         drifts = run(parity, engine, graph, recipe, seen.samples, seen.torch, options.batch, options.threads)
         row = judged(recipe, seen.torch, engine, audited, drifts)
         row = behaving(run, seen, engine, row) if row.status == "passed" else row
-        tried.append(Tried(engine, row))
+        tried.append(Tried(engine, row, drifts.answers))
     return tried
 
 

@@ -7,6 +7,7 @@ The trap: a recipe's name, a label, a reason may hold anything, so the page is a
 from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
+from deploy_compile import report_maps
 from deploy_compile import report_parts as parts
 from deploy_compile.markup import Child, document, el
 from deploy_compile.report_layers import Layers, precisions, repairs
@@ -24,13 +25,17 @@ OBJECTIVES = {
 TRIED = ("candidate", "result", "× PyTorch", "median", "signal to noise", "decisions", "heavy layers", "ships as")
 
 
-def page(manifest: Manifest, layers: Layers) -> str:
-    """Return the report of a bundle. `layers` is its `layers.json`: by candidate, each heavy node and its precision."""
+def page(manifest: Manifest, layers: Layers, maps: bytes | None = None) -> str:
+    """Return the report of a bundle. `layers` is its `layers.json`: by candidate, each heavy node and its precision.
+
+    `maps` is its `maps.png`, where it has one.
+    """
     found, made = manifest.evaluation, manifest.provenance
     sections = [
         *([] if found is None else [accuracy(found, manifest.labels)]),
         ships(manifest),
         parity(manifest),
+        *([] if maps is None else [report_maps.section(manifest, maps)]),
         latency(manifest),
         precisions(manifest, layers),
         repairs(manifest, layers),

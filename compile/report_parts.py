@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element
 from deploy_compile.markup import Child, el
 from deploy_runtime.drift import Drift, Verdict
 from deploy_runtime.evidence import Candidate, Interval
+from deploy_runtime.golden import AT_MOST
 
 NONE = "–"
 Told = Callable[[Interval | None], str]
@@ -33,7 +34,6 @@ METRICS = {
     "stream_chunks_db": "single frames beside longer chunks",
     "stream_resumed_db": "signal to noise from a state that is given",
 }
-AT_MOST = ("max_relative", "fp64_ratio")  # a limit is the most allowed of these, of the others the least
 UNJUDGED = "limits"  # the verdict on an output that no limit judges
 
 

@@ -246,13 +246,17 @@ class Audited:
 
 @dataclass(frozen=True)
 class Parity:
-    """The drift of one candidate on held-out samples and on the golden ones, or why it could not be measured."""
+    """The drift of one candidate on held-out samples and on the golden ones, or why it could not be measured.
+
+    `answers` are those to the golden samples, an `.npz` by output.
+    """
 
     drift: tuple[Drift, ...]
     status: Status
     reason: str
     emulated: bool = False
     golden: tuple[Drift, ...] = ()
+    answers: Path | None = None
 
 
 @dataclass(frozen=True)

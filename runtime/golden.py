@@ -17,11 +17,8 @@ from deploy_runtime.result import Outcome, Row
 from deploy_runtime.session import Array, NotHereError, Session
 from deploy_runtime.spec import Batch, Tensor
 
-AT_MOST = (
-    "max_relative",
-    "fp64_ratio",
-    "pair_light_ratio",
-)  # metrics whose limit is the most allowed; of the others it is the least
+# Metrics whose limit is the most allowed; of the others it is the least.
+AT_MOST = ("max_relative", "fp64_ratio", "pair_light_ratio")
 
 
 def read(folder: Path, word: str, tensors: tuple[Tensor, ...], count: int) -> dict[str, Array]:
