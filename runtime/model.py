@@ -15,7 +15,7 @@ from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.inputs import check_inputs
 from deploy_runtime.machine import physical_cores
-from deploy_runtime.session import Array, Session
+from deploy_runtime.session import Array, Kept, Session
 from deploy_runtime.spec import Tensor
 from deploy_runtime.stream import Stream, initial
 
@@ -122,16 +122,23 @@ class Model:
         Any number of streams may run on one model; each keeps its own state. `count` defaults to the least batch that
         the bundle serves. Raises DeployError where the network reads later frames too and so cannot stream.
         """
-        return Stream(self.manifest, partial(self._step, frames), frames, count)
+        return Stream(self.manifest, partial(self._carry, frames), self._step, frames, count)
 
-    def _step(self, frames: int, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
-        """Run a chunk of so many frames: checked inputs and state to all outputs."""
+    def _carry(self, frames: int, following: Mapping[str, str], before: Mapping[str, Array]) -> Kept:
+        """Return the state of a new stream of chunks of so many frames."""
         with self._lock:
             if self._session is None:
                 raise self._closed()
             if frames not in self._chunks:
                 self._chunks[frames] = self._reopen(frames)
-            self._chunks[frames].run_into(inputs, answers)
+            return self._chunks[frames].carry(following, before)
+
+    def _step(self, kept: Kept, inputs: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
+        """Run a chunk from a state: checked inputs to all outputs but the state."""
+        with self._lock:
+            if self._session is None:
+                raise self._closed()
+            kept.run_into(inputs, answers)
 
     def _closed(self) -> DeployError:
         return DeployError(f"{self.manifest.name} is closed", "Load the bundle again, or run inside `with load(...)`.")

@@ -22,6 +22,26 @@ class NotHereError(DeployError):
     """This machine lacks what the engine needs: nothing is wrong with the bundle."""
 
 
+class Kept(ABC):
+    """The state of one stream between its steps, where the engine keeps it."""
+
+    @abstractmethod
+    def run_into(self, inputs: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
+        """Run one chunk from this state into the arrays given, and keep what follows. A failed run changes nothing."""
+
+    @abstractmethod
+    def read(self) -> dict[str, Array]:
+        """Return the state by input name, copied."""
+
+    @abstractmethod
+    def write(self, state: Mapping[str, Array]) -> None:
+        """Go on from another state; names and shapes are believed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give its memory back. May be called twice."""
+
+
 class Session(ABC):
     """An engine ready to run. A context manager; `close` gives its memory back and may be called twice."""
 
@@ -34,6 +54,13 @@ class Session(ABC):
         for name, array in self.run(inputs).items():
             np.copyto(answers[name], array)
 
+    def carry(self, following: Mapping[str, str], before: Mapping[str, Array]) -> Kept:
+        """Return the state of a new stream. `following` names the output that follows each state input.
+
+        In arrays of the host here; an engine on a GPU keeps it there.
+        """
+        return HostKept(self, following, before)
+
     @abstractmethod
     def close(self) -> None:
         """Give everything back."""
@@ -43,6 +70,33 @@ class Session(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class HostKept(Kept):
+    """State in arrays that are made once: a run reads one set, writes the other, and they change places."""
+
+    def __init__(self, session: Session, following: Mapping[str, str], before: Mapping[str, Array]) -> None:
+        self._session, self._following = session, following
+        self._before = {name: array.copy() for name, array in before.items()}
+        self._after = {name: np.empty_like(array) for name, array in before.items()}
+
+    def run_into(self, inputs: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
+        """Run one chunk and take turns."""
+        after = {output: self._after[name] for name, output in self._following.items()}
+        self._session.run_into({**inputs, **self._before}, {**answers, **after})
+        self._before, self._after = self._after, self._before
+
+    def read(self) -> dict[str, Array]:
+        """Return a copy."""
+        return {name: array.copy() for name, array in self._before.items()}
+
+    def write(self, state: Mapping[str, Array]) -> None:
+        """Copy it in."""
+        for name, array in state.items():
+            np.copyto(self._before[name], array)
+
+    def close(self) -> None:
+        """Do nothing: the arrays go with their last reader."""
 
 
 def check_names(file: Path, found: Iterable[str], wanted: Sequence[Tensor]) -> None:

@@ -1,8 +1,8 @@
 """A stream: a causal network fed a chunk of frames at a time, its state kept between.
 
 A chunk of a whole clip from the initial state gives what `Model.run` gives; chunks of any length give the same frame by
-frame. State lives in arrays made once: a step reads one set, writes the other, and they change places. The trap: an
-answer is the stream's own array too, written over two steps later; `step` hands out copies unless told otherwise.
+frame. State stays where the engine runs (see `session.Kept`), on a GPU too. The trap: an answer is the stream's own
+array, written over two steps later; `step` hands out copies unless told otherwise.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,11 @@ from deploy_runtime import preprocess
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Manifest
 from deploy_runtime.inputs import check_inputs
-from deploy_runtime.session import Array
+from deploy_runtime.session import Array, Kept
 from deploy_runtime.spec import Batch, Tensor
 
-Run = Callable[[dict[str, Array], Mapping[str, Array]], None]  # inputs with the state, to arrays for all outputs
+Carry = Callable[[Mapping[str, str], Mapping[str, Array]], Kept]  # which output follows which state; the initial one
+Run = Callable[[Kept, Mapping[str, Array], Mapping[str, Array]], None]  # the state, inputs, arrays for the outputs
 
 
 def initial(found: Manifest, size: int) -> dict[str, Array]:
@@ -33,7 +34,7 @@ def initial(found: Manifest, size: int) -> dict[str, Array]:
 class Stream:
     """One stream, or several side by side as a batch. A context manager; one thread at a time may step it."""
 
-    def __init__(self, found: Manifest, run: Run, frames: int, count: int | None) -> None:
+    def __init__(self, found: Manifest, carry: Carry, run: Run, frames: int, count: int | None) -> None:
         if not found.state:
             raise DeployError(
                 f"{found.name} takes whole clips: no state is carried from one chunk to the next",
@@ -50,16 +51,14 @@ class Stream:
             raise UsageError(f"a step of {frames} frames is asked for", "Give 1 or more.")
         self.name, self.frames, self.count = found.name, frames, size
         self._run: Run | None = run
-        self._found, self._state = found, found.state
+        self._found = found
         self._inputs = tuple(tensor.of_frames(frames) for tensor in found.data_inputs)
         self._outputs = tuple(tensor.of_frames(frames) for tensor in found.data_outputs)
-        self._before, self._after = initial(found, size), initial(found, size)
-        # Each set of answers belongs to the set of state that is written with it.
-        self._into, self._other = self._answers(self._after), self._answers(self._before)
+        self._into, self._other = self._answers(), self._answers()
+        self._kept = carry({one.input: one.output for one in found.state}, initial(found, size))
 
-    def _answers(self, state: Mapping[str, Array]) -> dict[str, Array]:
-        made = {tensor.name: np.empty(tensor.at(self.count), tensor.dtype) for tensor in self._outputs}
-        return made | {one.output: state[one.input] for one in self._state}
+    def _answers(self) -> dict[str, Array]:
+        return {tensor.name: np.empty(tensor.at(self.count), tensor.dtype) for tensor in self._outputs}
 
     def step(self, inputs: Mapping[str, Array], copy: bool = True) -> dict[str, Array]:
         """Take the next frames, float32 [count, frames, ...] by input name; return the outputs for them.
@@ -73,8 +72,7 @@ class Stream:
         given = {name: self._with_time(name, array) for name, array in inputs.items()}
         check_inputs(given, self._inputs, Batch(self.count, self.count, self.count))
         answers = self._into
-        self._run({**given, **self._before}, answers)
-        self._before, self._after = self._after, self._before
+        self._run(self._kept, given, answers)
         self._into, self._other = self._other, self._into
         return {t.name: answers[t.name].copy() if copy else answers[t.name] for t in self._outputs}
 
@@ -103,17 +101,17 @@ class Stream:
 
     def reset(self) -> None:
         """Go back to before the first frame."""
-        for one in self._state:
-            self._before[one.input].fill(one.initial)
+        self._kept.write(initial(self._found, self.count))
 
     @property
     def state(self) -> dict[str, Array]:
         """The state by input name, copied. May be set: to another stream's of the same bundle, to go on from there."""
-        return {name: array.copy() for name, array in self._before.items()}
+        return self._kept.read()
 
     @state.setter
     def state(self, given: Mapping[str, Array]) -> None:
-        wanted: tuple[Tensor, ...] = tuple(t for t in self._found.inputs if t.name in self._before)
+        carried = {one.input for one in self._found.state}
+        wanted: tuple[Tensor, ...] = tuple(t for t in self._found.inputs if t.name in carried)
         try:
             check_inputs(given, wanted, Batch(self.count, self.count, self.count))
         except DeployError as error:
@@ -122,12 +120,13 @@ class Stream:
                 f"{error.message}",
                 "Set what `state` of a stream of this bundle with the same count gave.",
             ) from error
-        for name, array in given.items():
-            np.copyto(self._before[name], array)
+        self._kept.write(given)
 
     def close(self) -> None:
         """End the stream. The model stays open. May be called twice."""
-        self._run = None
+        if self._run is not None:
+            self._run = None
+            self._kept.close()
 
     def __enter__(self) -> "Stream":
         return self

@@ -1,9 +1,11 @@
 """An engine on the GPU, of TensorRT or TensorRT-RTX: the same calls for both. Not run on hardware: no GPU was at hand.
 
-Buffers for the largest batch stand on the GPU from the start; a run copies in, computes, copies out. Where the library
-has no way of its own to record a run as a CUDA graph, one is captured for each shape on its second run: the first one
-lets the library set up what a capture must not see. What was checked without a GPU: every call exists in TensorRT
-10.3, 10.16, 11.0, 11.4 and TensorRT-RTX 1.7 (tests/runtime/test_tensorrt_api.py).
+Buffers for the largest batch stand on the GPU from the start; a run copies in, computes, copies out; a stream's state
+stays there. Where the library has no way of its own to record a run as a CUDA graph, one is captured for each set of
+shapes and buffers on its second run: the first one lets the library set up what a capture must not see.
+
+What was checked without a GPU: every call exists in TensorRT 10.3 to 11.4 and TensorRT-RTX 1.7 (test_tensorrt_api.py),
+and stand-ins for both libraries are driven through it (test_tensorrt_run.py).
 """
 
 import math
@@ -13,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from deploy_runtime.errors import DeployError
-from deploy_runtime.session import Array, Session
+from deploy_runtime.session import Array, Kept, Session
 from deploy_runtime.spec import Batch, Tensor
 
-Shapes = tuple[tuple[int, ...], ...]
+Key = tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]  # of a recorded run: shapes of the inputs, all addresses
 
 
 class Opened(Session):
@@ -36,13 +38,14 @@ class Opened(Session):
             raise DeployError("the GPU has no memory left for this engine", "Free some, or use a smaller batch.")
         self._runtime, self._closing = runtime, closing
         self._context: Any = context
-        self._inputs, self._outputs, self._captures = list(inputs), list(outputs), captures
-        self._buffers, self._graphs = dict[str, int](), dict[Shapes, Any]()  # None: run once, not captured yet
+        self._outputs, self._captures = list(outputs), captures
+        self._kinds = runtime.cudaMemcpyKind
+        self._graphs = dict[Key, Any]()  # None: run once, not captured yet
         self._stream = self._ask(runtime.cudaStreamCreate())
-        for tensor in (*inputs, *outputs):
-            size = math.prod(tensor.at(batch.most)) * np.dtype(tensor.dtype).itemsize
-            self._buffers[tensor.name] = int(self._ask(runtime.cudaMalloc(size)))
-            self._context.set_tensor_address(tensor.name, self._buffers[tensor.name])
+        self._taken = set[int]()  # addresses of all memory on the GPU
+        tensors = (*inputs, *outputs)
+        self._own = {t.name: self.take(math.prod(t.at(batch.most)) * np.dtype(t.dtype).itemsize) for t in tensors}
+        self._bound = dict[str, int]()
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run one batch into new arrays."""
@@ -53,14 +56,62 @@ class Opened(Session):
 
     def run_into(self, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
         """Run one batch: copy in, compute, copy out, and wait for the GPU."""
-        kinds = self._runtime.cudaMemcpyKind
-        arrays = {tensor.name: np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs}
+        self.run_with(inputs, answers, {}, {})
+
+    def run_with(
+        self,
+        inputs: Mapping[str, Array],
+        answers: Mapping[str, Array],
+        there: Mapping[str, int],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Run one batch of which some tensors stay on the GPU: `there` are their addresses, `shapes` of the inputs."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, own in self._own.items():
+            address = there.get(name, own)
+            if self._bound.get(name) != address:
+                self._context.set_tensor_address(name, address)
+                self._bound[name] = address
+        sizes = {**{name: array.shape for name, array in arrays.items()}, **shapes}
+        for name, shape in sizes.items():
+            self._context.set_input_shape(name, shape)
         for name, array in arrays.items():
-            self._context.set_input_shape(name, array.shape)
-            self._copy(self._buffers[name], array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice)
-        self._compute(tuple(array.shape for array in arrays.values()))
+            self.upload(array, self._own[name])
+        self._compute((tuple(sizes.values()), tuple(self._bound[name] for name in self._own)))
         for name, array in answers.items():
-            self._copy(array.ctypes.data, self._buffers[name], array.nbytes, kinds.cudaMemcpyDeviceToHost)
+            self.download(self._own[name], array)
+        self.wait()
+
+    def carry(self, following: Mapping[str, str], before: Mapping[str, Array]) -> Kept:
+        """Return the state of a new stream, which stays on the GPU from step to step."""
+        return DeviceKept(self, following, before)
+
+    def take(self, size: int) -> int:
+        """Return the address of so many new bytes on the GPU."""
+        address = int(self._ask(self._runtime.cudaMalloc(size)))
+        self._taken.add(address)
+        return address
+
+    def free(self, address: int) -> None:
+        """Give memory back, and the recorded runs that use it. Does nothing after `close`, which gave back all."""
+        if address not in self._taken:
+            return
+        for key in [key for key in self._graphs if address in key[1]]:
+            self._destroy(self._graphs.pop(key))
+        self._bound = {name: bound for name, bound in self._bound.items() if bound != address}
+        self._taken.remove(address)
+        self._ask(self._runtime.cudaFree(address))
+
+    def upload(self, array: Array, address: int) -> None:
+        """Begin to copy an array to the GPU."""
+        self._copy(address, array.ctypes.data, array.nbytes, self._kinds.cudaMemcpyHostToDevice)
+
+    def download(self, address: int, array: Array) -> None:
+        """Begin to copy an array from the GPU."""
+        self._copy(array.ctypes.data, address, array.nbytes, self._kinds.cudaMemcpyDeviceToHost)
+
+    def wait(self) -> None:
+        """Wait until everything begun is done."""
         self._ask(self._runtime.cudaStreamSynchronize(self._stream))
 
     def close(self) -> None:
@@ -70,23 +121,24 @@ class Opened(Session):
         self._closing()
         self._context = None
         for graph in self._graphs.values():
-            if graph is not None:
-                self._ask(self._runtime.cudaGraphExecDestroy(graph))
-        for address in self._buffers.values():
-            self._ask(self._runtime.cudaFree(address))
+            self._destroy(graph)
+        self._graphs.clear()
+        for address in list(self._taken):
+            self.free(address)
         self._ask(self._runtime.cudaStreamDestroy(self._stream))
 
-    def _compute(self, shapes: Shapes) -> None:
-        if self._graphs.get(shapes) is not None:
-            self._ask(self._runtime.cudaGraphLaunch(self._graphs[shapes], self._stream))
-            return
-        if self._captures and shapes in self._graphs:
-            self._graphs[shapes] = self._capture()
-        if self._graphs.get(shapes) is not None:
-            self._ask(self._runtime.cudaGraphLaunch(self._graphs[shapes], self._stream))
+    def _destroy(self, graph: Any) -> None:
+        if graph is not None:
+            self._ask(self._runtime.cudaGraphExecDestroy(graph))
+
+    def _compute(self, key: Key) -> None:
+        if self._captures and key in self._graphs and self._graphs[key] is None:
+            self._graphs[key] = self._capture()
+        if self._graphs.get(key) is not None:
+            self._ask(self._runtime.cudaGraphLaunch(self._graphs[key], self._stream))
             return
         self._enqueue()
-        self._graphs.setdefault(shapes, None)
+        self._graphs.setdefault(key, None)
 
     def _capture(self) -> Any:
         """Record one run as a CUDA graph; None where this engine cannot be recorded, and it is never tried again."""
@@ -117,3 +169,41 @@ class Opened(Session):
             said = self._runtime.cudaGetErrorString(code)[1].decode()
             raise DeployError(f"the GPU failed: {said}", "See whether nvidia-smi still answers and has memory left.")
         return values[0] if values else None
+
+
+class DeviceKept(Kept):
+    """State on the GPU in two sets of buffers: a run reads one, writes the other, and they change places."""
+
+    def __init__(self, opened: Opened, following: Mapping[str, str], before: Mapping[str, Array]) -> None:
+        self._opened, self._following = opened, following
+        self._like = {name: (array.shape, array.dtype) for name, array in before.items()}
+        self._shapes = {name: array.shape for name, array in before.items()}
+        self._before = {name: opened.take(array.nbytes) for name, array in before.items()}
+        self._after = {name: opened.take(array.nbytes) for name, array in before.items()}
+        self.write(before)
+
+    def run_into(self, inputs: Mapping[str, Array], answers: Mapping[str, Array]) -> None:
+        """Run one chunk and take turns; only frames go up and answers come down."""
+        following = {output: self._after[name] for name, output in self._following.items()}
+        self._opened.run_with(inputs, answers, {**self._before, **following}, self._shapes)
+        self._before, self._after = self._after, self._before
+
+    def read(self) -> dict[str, Array]:
+        """Copy it from the GPU."""
+        arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._like.items()}
+        for name, array in arrays.items():
+            self._opened.download(self._before[name], array)
+        self._opened.wait()
+        return arrays
+
+    def write(self, state: Mapping[str, Array]) -> None:
+        """Copy it to the GPU."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        for name, array in arrays.items():
+            self._opened.upload(array, self._before[name])
+        self._opened.wait()
+
+    def close(self) -> None:
+        """Free both sets."""
+        for address in (*self._before.values(), *self._after.values()):
+            self._opened.free(address)

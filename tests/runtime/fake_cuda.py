@@ -19,7 +19,7 @@ class FakeCuda:
 
     def __init__(self, captures: bool = True) -> None:
         self.captures, self.memory, self.calls = captures, dict[int, Any](), list[str]()
-        self.capturing, self.recorded = False, _nothing
+        self.capturing, self.recorded, self.refuses = False, _nothing, ""
         self.cudaError_t = SimpleNamespace(cudaSuccess=0)
         self.cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
         self.cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
@@ -30,6 +30,8 @@ class FakeCuda:
 
         def call(*args: Any) -> tuple[Any, ...]:
             self.calls.append(name)
+            if name == self.refuses:
+                return 2, None
             return self._answer(name, args)
 
         return call
