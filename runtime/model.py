@@ -9,8 +9,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from deploy_runtime import backends, device_cache, manifest, preprocess, selection
+import numpy as np
+
+from deploy_runtime import backends, device_cache, dlpack, manifest, preprocess, selection
+from deploy_runtime.dlpack import DeviceArray
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.inputs import check_inputs
@@ -106,15 +110,38 @@ class Model:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch: float32 arrays by input name, batch first; new arrays by output name.
 
-        Raises DeployError for a wrong name, rank, size or dtype, for NaN or Inf, and after `close`.
+        Raises DeployError for a wrong name, rank, size or dtype, for NaN or Inf, and after `close`. Arrays that live on
+        the GPU where the engine runs (DLPack: PyTorch, CuPy) are read there, and what they hold is not looked at.
         """
-        check_inputs(inputs, self.inputs, self.manifest.batch)
-        size = len(next(iter(inputs.values())))
         with self._lock:
-            if self._session is None:
-                raise self._closed()
-            answers = self._session.run({**inputs, **initial(self.manifest, size)})
+            given = self._checked(inputs)
+            answers = self._open().run(given)
         return {tensor.name: answers[tensor.name] for tensor in self.outputs}
+
+    def run_on_device(self, inputs: Mapping[str, Array]) -> dict[str, DeviceArray]:
+        """Run one batch and leave the outputs on the GPU, by DLPack: `torch.from_dlpack(outputs["logits"])`.
+
+        They are written over at the next run. Raises what `run` raises, and UsageError for an engine on the CPU.
+        """
+        with self._lock:
+            given = self._checked(inputs)
+            answers = self._open().run_there(given)
+        return {tensor.name: answers[tensor.name] for tensor in self.outputs}
+
+    def _open(self) -> Session:
+        if self._session is None:
+            raise self._closed()
+        return self._session
+
+    def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """Return the inputs with the initial state, those on a GPU as where they lie."""
+        there: dict[str, DeviceArray] = {}
+        if isinstance(inputs, Mapping):
+            there = {name: self._open().view(a, name) for name, a in inputs.items() if dlpack.on_gpu(a)}
+        seen = {name: np.broadcast_to(np.zeros((), a.dtype), a.shape) for name, a in there.items()}
+        check_inputs({**inputs, **seen} if there else inputs, self.inputs, self.manifest.batch)
+        size = len(next(iter({**inputs, **seen}.values())))
+        return {**inputs, **there, **initial(self.manifest, size)}
 
     def stream(self, frames: int = 1, count: int | None = None) -> Stream:
         """Begin a stream that takes `frames` frames a step, or `count` of them side by side as one batch.

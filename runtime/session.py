@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_runtime.errors import DeployError
+from deploy_runtime.dlpack import DeviceArray
+from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.spec import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +54,20 @@ class Session(ABC):
         """Run one batch and write every output into the array of its name, of the right shape, that is given."""
         for name, array in self.run(inputs).items():
             np.copyto(answers[name], array)
+
+    def view(self, array: Any, name: str) -> DeviceArray:
+        """Return where an input lies that lives on a GPU. Raises DeployError: this engine does not run there."""
+        raise DeployError(
+            f"input {name}, a {type(array).__name__}, lives on a GPU, and this engine runs on the CPU",
+            f"Give a numpy array: {name}.cpu().numpy().",
+        )
+
+    def run_there(self, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, DeviceArray]:
+        """Run one batch and leave the outputs on the GPU. Raises UsageError: this engine does not run there."""
+        raise UsageError(
+            f"what comes of {', '.join(inputs)} is to stay on a GPU, and this engine runs on the CPU",
+            "Call run, or load the bundle on a machine whose GPU it serves.",
+        )
 
     def carry(self, following: Mapping[str, str], before: Mapping[str, Array]) -> Kept:
         """Return the state of a new stream. `following` names the output that follows each state input.

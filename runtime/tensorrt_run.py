@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from deploy_runtime import dlpack
+from deploy_runtime.dlpack import DeviceArray
 from deploy_runtime.errors import DeployError
 from deploy_runtime.session import Array, Kept, Session
 from deploy_runtime.spec import Batch, Tensor
 
+DEVICE = 0  # the first GPU
+ALIGNED = 256  # bytes, of an address that TensorRT takes
 Key = tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]  # of a recorded run: shapes of the inputs, all addresses
 
 
@@ -49,14 +53,14 @@ class Opened(Session):
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run one batch into new arrays."""
-        batch = len(next(iter(inputs.values())))
+        batch = next(iter(inputs.values())).shape[0]
         answers = {tensor.name: np.empty(tensor.at(batch), tensor.dtype) for tensor in self._outputs}
         self.run_into(inputs, answers)
         return answers
 
     def run_into(self, inputs: dict[str, Array], answers: Mapping[str, Array]) -> None:
-        """Run one batch: copy in, compute, copy out, and wait for the GPU."""
-        self.run_with(inputs, answers, {}, {})
+        """Run one batch: copy in what is not there, compute, copy out, and wait for the GPU."""
+        self._run_mixed(inputs, answers)
 
     def run_with(
         self,
@@ -81,6 +85,41 @@ class Opened(Session):
         for name, array in answers.items():
             self.download(self._own[name], array)
         self.wait()
+
+    def view(self, array: Any, name: str) -> DeviceArray:
+        """Return where an input lies, ready for this engine's own CUDA stream."""
+        found = dlpack.view(array, name, int(self._stream))
+        if found.number != DEVICE:
+            raise DeployError(
+                f"input {name} lives on GPU {found.number}, and the engine on GPU {DEVICE}",
+                f"Move it there: {name}.to('cuda:{DEVICE}').",
+            )
+        return found
+
+    def run_there(self, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, DeviceArray]:
+        """Run one batch, reading inputs that are on the GPU where they lie; outputs stay there until the next run."""
+        size = self._run_mixed(inputs, {})
+        return {
+            tensor.name: DeviceArray(
+                self._own[tensor.name], tensor.at(size), np.dtype(tensor.dtype), dlpack.CUDA, DEVICE, self
+            )
+            for tensor in self._outputs
+        }
+
+    def _run_mixed(self, inputs: Mapping[str, Array | DeviceArray], answers: Mapping[str, Array]) -> int:
+        """Run inputs of both kinds; return the size of the batch."""
+        there, shapes, host = dict[str, int](), dict[str, tuple[int, ...]](), dict[str, Array]()
+        for name, array in inputs.items():
+            if not isinstance(array, DeviceArray):
+                host[name] = array
+                continue
+            shapes[name], there[name] = array.shape, array.address
+            if array.address % ALIGNED:
+                bytes_ = math.prod(array.shape) * array.dtype.itemsize
+                self._copy(self._own[name], array.address, bytes_, self._kinds.cudaMemcpyDeviceToDevice)
+                del there[name]
+        self.run_with(host, answers, there, shapes)
+        return next(iter(inputs.values())).shape[0]
 
     def carry(self, following: Mapping[str, str], before: Mapping[str, Array]) -> Kept:
         """Return the state of a new stream, which stays on the GPU from step to step."""
@@ -132,13 +171,15 @@ class Opened(Session):
             self._ask(self._runtime.cudaGraphExecDestroy(graph))
 
     def _compute(self, key: Key) -> None:
-        if self._captures and key in self._graphs and self._graphs[key] is None:
+        ours = self._taken.issuperset(key[1])  # where a caller's arrays lie is not worth a recording
+        if self._captures and ours and key in self._graphs and self._graphs[key] is None:
             self._graphs[key] = self._capture()
         if self._graphs.get(key) is not None:
             self._ask(self._runtime.cudaGraphLaunch(self._graphs[key], self._stream))
             return
         self._enqueue()
-        self._graphs.setdefault(key, None)
+        if ours:
+            self._graphs.setdefault(key, None)
 
     def _capture(self) -> Any:
         """Record one run as a CUDA graph; None where this engine cannot be recorded, and it is never tried again."""

@@ -21,7 +21,9 @@ class FakeCuda:
         self.captures, self.memory, self.calls = captures, dict[int, Any](), list[str]()
         self.capturing, self.recorded, self.refuses = False, _nothing, ""
         self.cudaError_t = SimpleNamespace(cudaSuccess=0)
-        self.cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+        self.cudaMemcpyKind = SimpleNamespace(
+            cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
+        )
         self.cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:

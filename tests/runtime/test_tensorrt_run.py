@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy_runtime import DeployError, manifest
+from deploy_runtime import DeployError, UsageError, load, manifest
+from deploy_runtime.dlpack import CPU, CUDA, DeviceArray
 from deploy_runtime.spec import Batch
 from deploy_runtime.stream import Stream
-from deploy_runtime.tensorrt_run import Opened
+from deploy_runtime.tensorrt_run import ALIGNED, Opened
 from tests.runtime import tiny_stream
 from tests.runtime.fake_cuda import Array, FakeCuda
 from tests.runtime.fake_tensorrt import Fake
@@ -126,3 +128,70 @@ def test_what_cuda_refuses_is_told_in_its_own_words(bundle: Path, opened: Opened
     with pytest.raises(DeployError, match="the GPU failed: no memory"):
         stream(bundle, opened)
     cuda.refuses = ""
+
+
+class OnGpu:
+    """An array that says that it lives on a GPU, as PyTorch's do there."""
+
+    def __init__(self, array: Array, number: int = 0) -> None:
+        self.array, self.shape, self.dtype, self.asked = array, array.shape, array.dtype, list[int | None]()
+        self.given = DeviceArray(array.ctypes.data, array.shape, array.dtype, CUDA, number, array)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.given.__dlpack_device__()
+
+    def __dlpack__(self, stream: int | None = None) -> object:
+        self.asked.append(stream)
+        return self.given.__dlpack__()
+
+
+def aligned(array: Array) -> Array:
+    """Copy an array to where TensorRT would take it."""
+    room = np.zeros(array.nbytes + ALIGNED, np.uint8)
+    start = -room.ctypes.data % ALIGNED
+    made = room[start : start + array.nbytes].view(np.float32).reshape(array.shape)
+    made[...] = array
+    return made
+
+
+@pytest.mark.parametrize("off", [0, 4])
+def test_what_lives_on_the_gpu_is_read_there(opened: Opened, cuda: FakeCuda, bundle: Path, off: int) -> None:
+    room = aligned(np.zeros((1, 1, 3, 8, 9), np.float32)).reshape(-1)[off // 4 :][: 3 * 8 * 8].reshape(1, 1, 3, 8, 8)
+    room[...] = FILM[:, :1]
+    frames, start = OnGpu(room), np.zeros((1, 1, tiny_stream.HIDDEN), np.float32)
+    wanted = tiny_stream.reference(bundle / "graphs" / "fp32.onnx", FILM[:, :1])
+    for _ in range(3):
+        cuda.calls.clear()
+        given: dict[str, Any] = {"frames": opened.view(frames, "frames"), "h": start}
+        there = opened.run_there(given)
+        assert cuda.calls.count("cudaMemcpyAsync") == (
+            2 if off else 1
+        )  # the state, and what TensorRT does not take there
+        logits = DeviceArray(there["logits"].address, there["logits"].shape, there["logits"].dtype, CPU, 0, opened)
+        np.testing.assert_allclose(np.from_dlpack(logits), wanted["logits"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(opened.run(dict(given))["logits"], wanted["logits"], rtol=1e-5, atol=1e-6)
+    assert frames.asked == [7] * 3, "the producer is told of the engine's own stream"
+
+
+def test_what_lives_on_another_gpu_is_refused(opened: Opened) -> None:
+    with pytest.raises(DeployError, match="input frames lives on GPU 1, and the engine on GPU 0"):
+        opened.view(OnGpu(FILM[:, :1], number=1), "frames")
+
+
+def test_an_engine_on_the_cpu_takes_nothing_from_a_gpu(bundle: Path) -> None:
+    with load(bundle) as model:
+        with pytest.raises(DeployError, match="input frames, a OnGpu, lives on a GPU"):
+            model.run({"frames": OnGpu(FILM)})  # type: ignore[dict-item]
+        with pytest.raises(UsageError, match="is to stay on a GPU"):
+            model.run_on_device({"frames": FILM[:, :6]})
+
+
+def test_inputs_on_the_gpu_are_checked_by_shape_and_type(
+    bundle: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(bundle) as model:
+        monkeypatch.setattr(model, "_session", opened)
+        with pytest.raises(DeployError, match=r"has the shape \[1, 7, 3, 8, 8\]"):
+            model.run_on_device({"frames": OnGpu(FILM[:, :7].copy())})  # type: ignore[dict-item]
+        with pytest.raises(DeployError, match="is uint8 instead of float32"):
+            model.run({"frames": OnGpu(np.zeros((1, 6, 3, 8, 8), np.uint8))})  # type: ignore[dict-item]
