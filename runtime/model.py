@@ -113,8 +113,8 @@ class Model:
         Raises DeployError for a wrong name, rank, size or dtype, for NaN or Inf, and after `close`. Arrays that live on
         the GPU where the engine runs (DLPack: PyTorch, CuPy) are read there, and what they hold is not looked at.
         """
+        given = self._checked(inputs)
         with self._lock:
-            given = self._checked(inputs)
             answers = self._open().run(given)
         return {tensor.name: answers[tensor.name] for tensor in self.outputs}
 
@@ -123,8 +123,8 @@ class Model:
 
         They are written over at the next run. Raises what `run` raises, and UsageError for an engine on the CPU.
         """
+        given = self._checked(inputs)
         with self._lock:
-            given = self._checked(inputs)
             answers = self._open().run_there(given)
         return {tensor.name: answers[tensor.name] for tensor in self.outputs}
 

@@ -14,6 +14,7 @@ from deploy_runtime import manifest
 
 NETS = Path(__file__).parents[1] / "tiny_nets.py"
 LATEST_S = 12.0  # a moment is drawn between the start and this; later than the end of the build counts as none
+MOMENTS = 4  # each takes a killed run and a whole one
 
 
 def command(place: Path) -> subprocess.Popen[bytes]:
@@ -31,8 +32,8 @@ def command(place: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_ten_random_moments(tmp_path: Path) -> None:
-    moments = random.Random(20).sample(range(int(LATEST_S * 1000)), 10)
+def test_random_moments(tmp_path: Path) -> None:
+    moments = random.Random(20).sample(range(int(LATEST_S * 1000)), MOMENTS)
     killed = 0
     for i, moment in enumerate(moments):
         place = tmp_path / str(i)
@@ -48,7 +49,7 @@ def test_ten_random_moments(tmp_path: Path) -> None:
         manifest.verify_files(bundle, manifest.read(bundle))
         assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
         assert not list((place / "cache").rglob("*.tmp-*"))
-    assert killed >= 5
+    assert 2 * killed >= MOMENTS
 
 
 @pytest.mark.slow
