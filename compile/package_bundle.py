@@ -20,11 +20,11 @@ from deploy_compile.results import Choice, Layer
 from deploy_compile.targets import BUILT_THERE, Target
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
+from deploy_runtime.device_build import TRIED_FIRST
 from deploy_runtime.errors import DeployError, GateError
-from deploy_runtime.evidence import Candidate, Manifest, Precision
+from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.judge import passed
 
-TRIED: tuple[Precision, ...] = ("int8_fp16", "int8", "fp16", "fp32")  # on a GPU, the likely fastest first
 FROM, FOR = "packaged_from", "packaged_for"  # in provenance.options: digest of the whole bundle, the target
 
 
@@ -147,7 +147,7 @@ def _good(row: Candidate) -> bool:
 
 
 def _tried(row: Candidate) -> int:
-    return TRIED.index(row.precision) if row.precision in TRIED else len(TRIED)
+    return TRIED_FIRST.index(row.precision) if row.precision in TRIED_FIRST else len(TRIED_FIRST)
 
 
 def _said_of_unrun(rows: Sequence[Candidate]) -> str:

@@ -29,6 +29,7 @@ from deploy_runtime.judge import decibel, decided
 from deploy_runtime.phases import compare
 from deploy_runtime.session import Session
 from deploy_runtime.spec import Batch, Classes, Limit, State, Tensor
+from deploy_runtime.stream import initial
 
 CLIPS, LEAST_CLIPS = 8, 2  # of the held-out ones, as many as FILM_MACS allow
 FILM_MACS = 6e11  # of one way through the film
@@ -68,7 +69,7 @@ def stream_reference(
     carried = synthetic.sample(recipe, SEED, 0, carried=True)
     save(out / "carried.npz", carried)
     save(out / "resumed.npz", step(carried))
-    save(out / "begun.npz", step({**carried, **beginning(recipe.inputs, recipe.state)}))
+    save(out / "begun.npz", step({**carried, **initial(recipe.inputs, recipe.state, 1)}))
     names = ("film", "answers", "carried", "resumed", "begun")
     return Streamed(*(out / f"{name}.npz" for name in names))
 
@@ -160,7 +161,7 @@ def walked(
     They lie one after the other on axis 1: a frame each, or for an answer a chunk, a chunk each. A rest of the film
     that is shorter than a chunk is left out.
     """
-    now = beginning(inputs, state)
+    now = initial(inputs, state, 1)
     axes = _times(inputs, state)
     length = min(film[name].shape[axis] for name, axis in axes.items())
     following = {one.output for one in state}
@@ -174,12 +175,6 @@ def walked(
                 value = answers[tensor.name]
                 parts[tensor.name].append(value if "T" in tensor.layout else value[:, None])
     return {name: np.concatenate(found, axis=1) for name, found in parts.items()}
-
-
-def beginning(inputs: Sequence[Tensor], state: Sequence[State]) -> Arrays:
-    """Return every state as it is before the first frame."""
-    initial = {one.input: one.initial for one in state}
-    return {t.name: np.full(t.at(1), initial[t.name], t.dtype) for t in inputs if t.name in initial}
 
 
 def _times(inputs: Sequence[Tensor], state: Sequence[State]) -> dict[str, int]:
@@ -221,4 +216,4 @@ def run(
             if size == frames:
                 clip = load(carried)
                 save(folder / "resumed.npz", step(session, clip))
-                save(folder / "begun.npz", step(session, {**clip, **beginning(inputs, state)}))
+                save(folder / "begun.npz", step(session, {**clip, **initial(inputs, state, 1)}))

@@ -23,6 +23,7 @@ from deploy_compile.reproduce import command
 from deploy_compile.targets import Target, get
 from deploy_compile.triton_config import PLATFORMS, VERSION, Port, served
 from deploy_runtime import manifest as manifests
+from deploy_runtime.device_build import TRIED_FIRST
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Candidate, Manifest
 from deploy_runtime.selection import runnable
@@ -71,8 +72,8 @@ def graph_of(manifest: Manifest, target: Target) -> Candidate:
             f"{manifest.name} ships nothing that Triton could serve on {target.name}",
             f"Build it for that: {' '.join(command(manifest))} --target {target.name}",
         )
-    if rows[0].backend == "tensorrt":  # the likely fastest stands last in the target
-        rows.sort(key=lambda row: -target.precisions["tensorrt"].index(row.precision))
+    if rows[0].backend == "tensorrt":
+        rows.sort(key=lambda row: TRIED_FIRST.index(row.precision))
     return rows[0]
 
 

@@ -5,30 +5,25 @@ and keeps it in the device's cache under a name that says all of that (see `engi
 TensorRT's runtime kills the process, so `cuInit` comes before its import.
 """
 
+import hashlib
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deploy_runtime import cuda, engine_key
+from deploy_runtime import engine_key
 from deploy_runtime.errors import DeployError
-from deploy_runtime.manifest import sha256
 from deploy_runtime.session import NotHereError, Session, check_names
 from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.tensorrt_library import Library
 from deploy_runtime.tensorrt_run import Opened
 
 INSTALL = "pip install 'tensorrt>=10.3,<12' 'cuda-python>=12.6' (a Jetson has TensorRT in its JetPack)"
+LIBRARY = Library("tensorrt", "TensorRT", "cuda-python", INSTALL)
 
 
 def missing() -> str | None:
     """Return why TensorRT cannot be used here: the driver first, then the libraries."""
-    if reason := cuda.driver():
-        return reason
-    if not find_spec("tensorrt"):
-        return f"TensorRT is not installed: {INSTALL}"
-    if not find_spec("cuda") or not find_spec("cuda.bindings"):
-        return f"cuda-python is not installed: {INSTALL}"
-    return None
+    return LIBRARY.missing()
 
 
 def version() -> str:
@@ -59,10 +54,11 @@ def open(
             f"no engine was built here from {file.name} for this GPU, TensorRT {trt.__version__} and batch",
             "Run `python -m deploy_runtime build BUNDLE` on this device: it is kept for the next start.",
         )
-    if sha256(path) != made.engine_sha256:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != made.engine_sha256:
         raise DeployError(f"{path} was changed since it was built", "Delete it, and build it again.")
     loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    engine = loader.deserialize_cuda_engine(path.read_bytes())
+    engine = loader.deserialize_cuda_engine(content)
     if engine is None:
         raise DeployError(
             f"TensorRT {trt.__version__} does not take {path}", "Delete it, and build it again on this device."
@@ -74,11 +70,4 @@ def open(
 
 def libraries() -> tuple[Any, Any]:
     """Return TensorRT and CUDA's runtime. Raises NotHereError where there is no driver or no library."""
-    if reason := missing():
-        raise NotHereError(reason.split(":")[0], f"TensorRT needs an NVIDIA driver and {INSTALL}")
-    try:
-        import tensorrt  # type: ignore[import-not-found]
-        from cuda.bindings import runtime  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise DeployError(f"TensorRT cannot be loaded: {error}", f"Repair it: {INSTALL}") from error
-    return tensorrt, runtime
+    return LIBRARY.load(missing())

@@ -6,34 +6,28 @@ Kernels are compiled at the first run; they are kept in the device's cache.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from deploy_runtime import cuda, device_cache
 from deploy_runtime.errors import DeployError
 from deploy_runtime.manifest import sha256
-from deploy_runtime.session import NotHereError, Session, check_names
+from deploy_runtime.session import Session, check_names
 from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.tensorrt_library import Library
 from deploy_runtime.tensorrt_run import Opened
 
 INSTALL = "pip install tensorrt_rtx_cu13==1.7.1.116 'cuda-bindings>=13,<14'"
+LIBRARY = Library("tensorrt_rtx", "TensorRT-RTX", "cuda-bindings", INSTALL)
 
 
 def missing() -> str | None:
     """Return why TensorRT-RTX cannot be used here: the driver first, then the libraries."""
-    if reason := cuda.driver():
-        return reason
-    if not find_spec("tensorrt_rtx"):
-        return f"TensorRT-RTX is not installed: {INSTALL}"
-    if not find_spec("cuda") or not find_spec("cuda.bindings"):
-        return f"cuda-bindings is not installed: {INSTALL}"
-    return None
+    return LIBRARY.missing()
 
 
 def version() -> str:
     """Return TensorRT-RTX's version."""
-    return str(_libraries()[0].__version__)
+    return str(LIBRARY.load(missing())[0].__version__)
 
 
 def open(
@@ -48,7 +42,7 @@ def open(
 ) -> Session:
     """Load an engine onto the first GPU; precision and threads are the engine's own affair. See `backends.Backend`."""
     del precision, threads, target
-    trt, runtime = _libraries()
+    trt, runtime = LIBRARY.load(missing())
     content = file.read_bytes()
     loader = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     validity, _ = loader.get_engine_validity(content)
@@ -75,14 +69,3 @@ def open(
 
     context = engine.create_execution_context(config)
     return Opened(runtime, context, inputs, outputs, batch, captures=False, closing=keep_kernels)
-
-
-def _libraries() -> tuple[Any, Any]:
-    if reason := missing():
-        raise NotHereError(reason.split(":")[0], f"TensorRT-RTX needs an NVIDIA driver and {INSTALL}")
-    try:
-        import tensorrt_rtx  # type: ignore[import-untyped]
-        from cuda.bindings import runtime  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise DeployError(f"TensorRT-RTX cannot be loaded: {error}", f"Repair it: {INSTALL}") from error
-    return tensorrt_rtx, runtime

@@ -25,14 +25,14 @@ from deploy_runtime.data import encode
 from deploy_runtime.device_audit import audit, expected
 from deploy_runtime.engine_key import Made
 from deploy_runtime.errors import DeployError, GateError
-from deploy_runtime.evidence import Candidate, Manifest
+from deploy_runtime.evidence import Candidate, Manifest, Precision
 from deploy_runtime.machine import free_memory, physical_cores
 from deploy_runtime.result import Row
 from deploy_runtime.spec import Batch, Tensor
 from deploy_runtime.tensorrt_build import RefusedError, Settings
 from deploy_runtime.tensorrt_layers import inspected, precisions
 
-TRIED_FIRST = ("int8_fp16", "int8", "fp16", "fp32")
+TRIED_FIRST: tuple[Precision, ...] = ("int8_fp16", "int8", "fp16", "fp32")  # on a GPU, the likely fastest first
 OLDEST, NEWEST = (10, 3), (12,)  # TensorRT from the one, before the other
 BUILD_S = 7200.0  # the longest one build may take: a large network on a small device
 DISK_TIMES, MEMORY_TIMES = 2, 4  # an engine, and a build's working memory, over the bytes of the graph: at most seen

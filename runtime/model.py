@@ -141,7 +141,7 @@ class Model:
         seen = {name: np.broadcast_to(np.zeros((), a.dtype), a.shape) for name, a in there.items()}
         check_inputs({**inputs, **seen} if there else inputs, self.inputs, self.manifest.batch)
         size = len(next(iter({**inputs, **seen}.values())))
-        return {**inputs, **there, **initial(self.manifest, size)}
+        return {**inputs, **there, **initial(self.manifest.inputs, self.manifest.state, size)}
 
     def stream(self, frames: int = 1, count: int | None = None) -> Stream:
         """Begin a stream that takes `frames` frames a step, or `count` of them side by side as one batch.

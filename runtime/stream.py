@@ -5,7 +5,7 @@ frame. State stays where the engine runs (see `session.Kept`), on a GPU too. The
 array, written over two steps later; `step` hands out copies unless told otherwise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 
@@ -16,19 +16,16 @@ from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Manifest
 from deploy_runtime.inputs import check_inputs
 from deploy_runtime.session import Array, Kept
-from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.spec import Batch, State, Tensor
 
 Carry = Callable[[Mapping[str, str], Mapping[str, Array]], Kept]  # which output follows which state; the initial one
 Run = Callable[[Kept, Mapping[str, Array], Mapping[str, Array]], None]  # the state, inputs, arrays for the outputs
 
 
-def initial(found: Manifest, size: int) -> dict[str, Array]:
+def initial(inputs: Sequence[Tensor], state: Sequence[State], size: int) -> dict[str, Array]:
     """Return the state before the first frame, by input name, for a batch of `size`; empty where there is none."""
-    tensors = {tensor.name: tensor for tensor in found.inputs}
-    return {
-        state.input: np.full(tensors[state.input].at(size), state.initial, tensors[state.input].dtype)
-        for state in found.state
-    }
+    tensors = {tensor.name: tensor for tensor in inputs}
+    return {one.input: np.full(tensors[one.input].at(size), one.initial, tensors[one.input].dtype) for one in state}
 
 
 class Stream:
@@ -55,7 +52,7 @@ class Stream:
         self._inputs = tuple(tensor.of_frames(frames) for tensor in found.data_inputs)
         self._outputs = tuple(tensor.of_frames(frames) for tensor in found.data_outputs)
         self._into, self._other = self._answers(), self._answers()
-        self._kept = carry({one.input: one.output for one in found.state}, initial(found, size))
+        self._kept = carry({one.input: one.output for one in found.state}, initial(found.inputs, found.state, size))
 
     def _answers(self) -> dict[str, Array]:
         return {tensor.name: np.empty(tensor.at(self.count), tensor.dtype) for tensor in self._outputs}
@@ -101,7 +98,7 @@ class Stream:
 
     def reset(self) -> None:
         """Go back to before the first frame."""
-        self._kept.write(initial(self._found, self.count))
+        self._kept.write(initial(self._found.inputs, self._found.state, self.count))
 
     @property
     def state(self) -> dict[str, Array]:
