@@ -14,6 +14,7 @@ from deploy_runtime import engine_key
 from deploy_runtime.errors import DeployError
 from deploy_runtime.session import NotHereError, Session, check_names
 from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.tensorrt_contexts import Contexts
 from deploy_runtime.tensorrt_library import Library
 from deploy_runtime.tensorrt_run import Opened
 
@@ -65,7 +66,8 @@ def open(
         )
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     check_names(file, names, (*inputs, *outputs))
-    return Opened(runtime, engine.create_execution_context(), inputs, outputs, batch, captures=True)
+    contexts = Contexts(engine, engine.create_execution_context, [tensor.name for tensor in inputs])
+    return Opened(runtime, contexts, inputs, outputs, batch, captures=True)
 
 
 def libraries() -> tuple[Any, Any]:

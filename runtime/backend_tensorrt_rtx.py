@@ -6,6 +6,7 @@ Kernels are compiled at the first run; they are kept in the device's cache.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from deploy_runtime import cuda, device_cache
@@ -13,6 +14,7 @@ from deploy_runtime.errors import DeployError
 from deploy_runtime.manifest import sha256
 from deploy_runtime.session import Session, check_names
 from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.tensorrt_contexts import Contexts
 from deploy_runtime.tensorrt_library import Library
 from deploy_runtime.tensorrt_run import Opened
 
@@ -67,5 +69,5 @@ def open(
         if kept is not None:
             device_cache.write(kept, bytes(kernels.serialize()))
 
-    context = engine.create_execution_context(config)
-    return Opened(runtime, context, inputs, outputs, batch, captures=False, closing=keep_kernels)
+    contexts = Contexts(engine, partial(engine.create_execution_context, config), [tensor.name for tensor in inputs])
+    return Opened(runtime, contexts, inputs, outputs, batch, captures=False, closing=keep_kernels)

@@ -19,6 +19,8 @@ from deploy_runtime.spec import Batch, Tensor
 SHOWN_ERRORS = 3  # told in full; the rest are counted
 TABLE = "Layers:\nName: "  # how the message begins that holds the layer table, at detailed verbosity
 Said = Callable[[str], None]
+Shape = tuple[int, ...]
+Profile = dict[str, tuple[Shape, Shape, Shape]]  # least, best, largest, by input name
 
 
 class RefusedError(DeployError):
@@ -66,7 +68,11 @@ def build(
         raise _refusal(trt, [parser.get_error(index) for index in range(parser.num_errors)])
     config = builder.create_builder_config()
     _configure(trt, config, settings)
-    config.add_optimization_profile(_profile(builder, network, inputs, batch))
+    for sizes in profiles(_opened(network, inputs), batch):
+        profile = builder.create_optimization_profile()
+        for name, (least, best, most) in sizes.items():
+            profile.set_shape(name, least, best, most)
+        config.add_optimization_profile(profile)
     if said is not None:
         config.progress_monitor = _monitor(trt, said)
     builder.error_recorder = recorder  # not before: a parser made after it kills the process as it is destroyed
@@ -97,14 +103,25 @@ def _configure(trt: Any, config: Any, settings: Settings) -> None:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
-def _profile(builder: Any, network: Any, inputs: Sequence[Tensor], batch: Batch) -> Any:
-    profile = builder.create_optimization_profile()
+def _opened(network: Any, inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return each input as the smallest that the graph takes, a stream's step of one frame, and as a whole clip."""
     found = [network.get_input(index) for index in range(network.num_inputs)]
     frames_open = {tensor.name for tensor in found if -1 in tuple(tensor.shape)[1:]}
-    for wanted in inputs:
-        least = wanted.of_frames(1) if wanted.name in frames_open else wanted  # a stream's steps, up to a whole clip
-        profile.set_shape(wanted.name, least.at(batch.least), wanted.at(batch.best), wanted.at(batch.most))
-    return profile
+    return [(wanted.of_frames(1) if wanted.name in frames_open else wanted, wanted) for wanted in inputs]
+
+
+def profiles(inputs: Sequence[tuple[Tensor, Tensor]], batch: Batch) -> list[Profile]:
+    """Return the optimization profiles of an engine, from each input at its smallest and as a whole clip.
+
+    The first serves all that the bundle serves. Where its best is not its least, a second one serves exactly the least:
+    the single image or the step of a live stream, for which kernels of a fixed shape are faster.
+    """
+    everything: Profile = {
+        one.name: (one.at(batch.least), whole.at(batch.best), whole.at(batch.most)) for one, whole in inputs
+    }
+    least: Profile = {name: (shapes[0], shapes[0], shapes[0]) for name, shapes in everything.items()}
+    same = all(best == least for least, best, _ in everything.values())
+    return [everything] if same else [everything, least]
 
 
 def _compute_capability(trt: Any, name: str) -> Any:

@@ -19,6 +19,7 @@ from deploy_runtime.dlpack import DeviceArray
 from deploy_runtime.errors import DeployError
 from deploy_runtime.session import Array, Kept, Session
 from deploy_runtime.spec import Batch, Tensor
+from deploy_runtime.tensorrt_contexts import Contexts
 
 DEVICE = 0  # the first GPU
 ALIGNED = 256  # bytes, of an address that TensorRT takes
@@ -26,30 +27,28 @@ Key = tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]  # of a recorded run: 
 
 
 class Opened(Session):
-    """`context` runs the engine, `runtime` is `cuda.bindings.runtime`; `closing` is called before the context goes."""
+    """`contexts` run the engine, `runtime` is `cuda.bindings.runtime`; `closing` is called before the contexts go."""
 
     def __init__(
         self,
         runtime: Any,
-        context: Any,
+        contexts: Contexts,
         inputs: Sequence[Tensor],
         outputs: Sequence[Tensor],
         batch: Batch,
         captures: bool,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
-        if context is None:
-            raise DeployError("the GPU has no memory left for this engine", "Free some, or use a smaller batch.")
         self._runtime, self._closing = runtime, closing
-        self._context: Any = context
+        self._contexts, self._closed = contexts, False
         self._outputs, self._captures = list(outputs), captures
         self._kinds = runtime.cudaMemcpyKind
         self._graphs = dict[Key, Any]()  # None: run once, not captured yet
         self._stream = self._ask(runtime.cudaStreamCreate())
         self._taken = set[int]()  # addresses of all memory on the GPU
+        contexts.of({tensor.name: tensor.at(batch.least) for tensor in inputs}, int(self._stream))  # not at a first run
         tensors = (*inputs, *outputs)
         self._own = {t.name: self.take(math.prod(t.at(batch.most)) * np.dtype(t.dtype).itemsize) for t in tensors}
-        self._bound = dict[str, int]()
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run one batch into new arrays."""
@@ -71,17 +70,15 @@ class Opened(Session):
     ) -> None:
         """Run one batch of which some tensors stay on the GPU: `there` are their addresses, `shapes` of the inputs."""
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for name, own in self._own.items():
-            address = there.get(name, own)
-            if self._bound.get(name) != address:
-                self._context.set_tensor_address(name, address)
-                self._bound[name] = address
         sizes = {**{name: array.shape for name, array in arrays.items()}, **shapes}
+        context = self._contexts.of(sizes, int(self._stream))
+        for name, own in self._own.items():
+            context.bind(name, there.get(name, own))
         for name, shape in sizes.items():
-            self._context.set_input_shape(name, shape)
+            context.shape(name, shape)
         for name, array in arrays.items():
             self.upload(array, self._own[name])
-        self._compute((tuple(sizes.values()), tuple(self._bound[name] for name in self._own)))
+        self._compute(context.handle, (tuple(sizes.values()), tuple(context.bound[name] for name in self._own)))
         for name, array in answers.items():
             self.download(self._own[name], array)
         self.wait()
@@ -137,7 +134,7 @@ class Opened(Session):
             return
         for key in [key for key in self._graphs if address in key[1]]:
             self._destroy(self._graphs.pop(key))
-        self._bound = {name: bound for name, bound in self._bound.items() if bound != address}
+        self._contexts.forget(address)
         self._taken.remove(address)
         self._ask(self._runtime.cudaFree(address))
 
@@ -155,10 +152,11 @@ class Opened(Session):
 
     def close(self) -> None:
         """Give the GPU's memory back. May be called twice."""
-        if self._context is None:
+        if self._closed:
             return
+        self._closed = True
         self._closing()
-        self._context = None
+        self._contexts.close()
         for graph in self._graphs.values():
             self._destroy(graph)
         self._graphs.clear()
@@ -170,22 +168,22 @@ class Opened(Session):
         if graph is not None:
             self._ask(self._runtime.cudaGraphExecDestroy(graph))
 
-    def _compute(self, key: Key) -> None:
+    def _compute(self, handle: Any, key: Key) -> None:
         ours = self._taken.issuperset(key[1])  # where a caller's arrays lie is not worth a recording
         if self._captures and ours and key in self._graphs and self._graphs[key] is None:
-            self._graphs[key] = self._capture()
+            self._graphs[key] = self._capture(handle)
         if self._graphs.get(key) is not None:
             self._ask(self._runtime.cudaGraphLaunch(self._graphs[key], self._stream))
             return
-        self._enqueue()
+        self._enqueue(handle)
         if ours:
             self._graphs.setdefault(key, None)
 
-    def _capture(self) -> Any:
+    def _capture(self, handle: Any) -> Any:
         """Record one run as a CUDA graph; None where this engine cannot be recorded, and it is never tried again."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._ask(self._runtime.cudaStreamBeginCapture(self._stream, mode))
-        ran = self._context.execute_async_v3(int(self._stream))
+        ran = handle.execute_async_v3(int(self._stream))
         code, graph = self._runtime.cudaStreamEndCapture(self._stream)
         if not ran or code != self._runtime.cudaError_t.cudaSuccess:
             self._runtime.cudaGetLastError()  # clears it
@@ -196,8 +194,8 @@ class Opened(Session):
         finally:
             self._ask(self._runtime.cudaGraphDestroy(graph))
 
-    def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(int(self._stream)):
+    def _enqueue(self, handle: Any) -> None:
+        if not handle.execute_async_v3(int(self._stream)):
             raise DeployError("TensorRT did not run the engine", "Verify the bundle on this machine.")
 
     def _copy(self, to: int, source: int, size: int, kind: Any) -> None:

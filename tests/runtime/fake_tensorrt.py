@@ -18,6 +18,8 @@ ENUMERATIONS = (
     "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "MemoryPoolType", "HardwareCompatibilityLevel",
     "BuilderFlag", "LayerInformationFormat", "ErrorCodeTRT", "ComputeCapability",
 )  # fmt: skip
+Shape = tuple[int, ...]
+ANY_BATCH = 64
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 
 
@@ -32,7 +34,9 @@ class Fake:
     layers: Sequence[str] = ("/conv/Conv", "/head/Gemm")
     told: str = '{"Layers": []}'
     loads: bool = True
+    room: bool = True  # on the GPU for a context
     outputs: Sequence[str] = ("logits",)
+    profiles: Sequence[dict[str, tuple[Shape, Shape, Shape]]] = ()  # of the engine; none: one that takes everything
     runs: Callable[[dict[str, Array]], dict[str, Array]] | None = None  # what the engine computes
     calls: list[str] = field(default_factory=list)
     cuda: FakeCuda = field(default_factory=FakeCuda)
@@ -97,6 +101,7 @@ class _Object:
             "num_layers": len(fake.layers),
             "num_errors": len(fake.refuses),
             "num_io_tensors": len(fake.inputs) + len(fake.outputs),
+            "num_optimization_profiles": max(len(fake.profiles), 1),
         }
         if name in plain:
             return plain[name]
@@ -132,6 +137,10 @@ class _Object:
             return fake.told
         if name == "serialize":
             return b"timings"
+        if name == "get_tensor_profile_shape":
+            shape = dict(fake.inputs)[args[0]]
+            most = tuple(max(size, ANY_BATCH) if not axis else size for axis, size in enumerate(shape))
+            return fake.profiles[args[1]][args[0]] if fake.profiles else (tuple(map(abs, shape)), shape, most)
         if name == "get_tensor_name":
             return [*(one for one, _ in fake.inputs), *fake.outputs][args[0]]
         if name in ("set_tensor_address", "set_input_shape"):
@@ -141,6 +150,8 @@ class _Object:
                 fake.cuda.recorded = partial(self._compute, fake.runs)
             else:
                 self._compute(fake.runs)
+        if name == "create_execution_context" and not fake.room:
+            return None
         kind = RETURNS.get((self.kind, name))
         return _Object(self.module, kind) if kind else True
 

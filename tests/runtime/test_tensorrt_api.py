@@ -17,6 +17,7 @@ RTX = ("tensorrt_rtx-1.7.1",)
 SERVES = {
     "tensorrt_build.py": (*FULL, *RTX),
     "tensorrt_run.py": (*FULL, *RTX),
+    "tensorrt_contexts.py": (*FULL, *RTX),
     "tensorrt_layers.py": FULL,
     "backend_tensorrt.py": FULL,
     "backend_tensorrt_rtx.py": RTX,
@@ -31,9 +32,11 @@ SEEN = {  # what must be found, or the search is blind
         "Builder.build_serialized_network", "IErrorRecorder.report_error", "IProgressMonitor.step_complete",
         "ILogger.log", "HardwareCompatibilityLevel.AMPERE_PLUS", "BuilderFlag.VERSION_COMPATIBLE",
     },
-    "tensorrt_run.py": {
+    "tensorrt_run.py": {"IExecutionContext.execute_async_v3"},
+    "tensorrt_contexts.py": {
         "IExecutionContext.set_tensor_address", "IExecutionContext.set_input_shape",
-        "IExecutionContext.execute_async_v3",
+        "IExecutionContext.set_optimization_profile_async", "ICudaEngine.num_optimization_profiles",
+        "ICudaEngine.get_tensor_profile_shape",
     },
     "tensorrt_layers.py": {"ICudaEngine.create_engine_inspector", "LayerInformationFormat.JSON"},
     "backend_tensorrt.py": {"Runtime.deserialize_cuda_engine", "ICudaEngine.create_execution_context"},
@@ -55,7 +58,7 @@ def test_every_release_is_looked_at() -> None:
 
 
 def test_no_other_module_touches_tensorrt() -> None:
-    touching = re.compile(r"(?<!\.)\btrt\.|_context\.|import tensorrt")
+    touching = re.compile(r"(?<!\.)\btrt\.|\bhandle\.|import tensorrt")
     assert {path.name for path in RUNTIME.glob("*.py") if touching.search(path.read_text())} == SERVES.keys()
 
 

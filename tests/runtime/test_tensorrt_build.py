@@ -65,6 +65,15 @@ def test_an_open_time_axis_serves_single_frames_up_to_the_clip(release: str) -> 
     shapes = [call for call in fake.calls if "set_shape" in call]
     assert "(1, 1, 3, 8, 8), (1, 16, 3, 8, 8), (1, 16, 3, 8, 8)" in shapes[0]
     assert "(1, 2, 4), (1, 2, 4), (1, 2, 4)" in shapes[1]
+    assert "(1, 1, 3, 8, 8), (1, 1, 3, 8, 8), (1, 1, 3, 8, 8)" in shapes[2], "a live stream's step has its own profile"
+    assert sum("add_optimization_profile" in call for call in fake.calls) == 2
+
+
+@pytest.mark.parametrize(("batch", "profiles"), [(Batch(), 1), (Batch(1, 1, 8), 1), (Batch(2, 4, 4), 2)])
+def test_the_least_batch_has_its_own_profile_where_it_is_not_the_best(batch: Batch, profiles: int) -> None:
+    fake = Fake(FULL[0])
+    tensorrt_build.build(fake.module(), GRAPH, (IMAGE,), batch, Settings())
+    assert sum("add_optimization_profile" in call for call in fake.calls) == profiles
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -11,6 +11,7 @@ from deploy_runtime import DeployError, UsageError, load, manifest
 from deploy_runtime.dlpack import CPU, CUDA, DeviceArray
 from deploy_runtime.spec import Batch
 from deploy_runtime.stream import Stream
+from deploy_runtime.tensorrt_contexts import Contexts
 from deploy_runtime.tensorrt_run import ALIGNED, Opened
 from tests.runtime import tiny_stream
 from tests.runtime.fake_cuda import Array, FakeCuda
@@ -42,8 +43,9 @@ def opened(bundle: Path, cuda: FakeCuda) -> Iterator[Opened]:
     names = [(tensor.name, tensor.at(1)) for tensor in FRAME]
     fake = Fake("tensorrt-11.4.0.106", inputs=names, outputs=("logits", "h_next"), runs=runs, cuda=cuda)
     trt = fake.module()
-    context = trt.Runtime(None).deserialize_cuda_engine(b"").create_execution_context()
-    session = Opened(cuda, context, FRAME, ANSWER, Batch(), captures=True)
+    engine = trt.Runtime(None).deserialize_cuda_engine(b"")
+    contexts = Contexts(engine, engine.create_execution_context, [tensor.name for tensor in FRAME])
+    session = Opened(cuda, contexts, FRAME, ANSWER, Batch(), captures=True)
     yield session
     session.close()
 

@@ -19,7 +19,8 @@ PARAMETERS = {
     "network": "INetworkDefinition",
     "config": "IBuilderConfig",
     "engine": "ICudaEngine",
-    "self._context": "IExecutionContext",
+    "handle": "IExecutionContext",
+    "self.handle": "IExecutionContext",
     "severity": "Severity",
     "error": "ParserError",
 }
@@ -42,6 +43,8 @@ RETURNS = {
     ("ICudaEngine", "create_runtime_config"): "IRuntimeConfig",
     ("ICudaEngine", "create_engine_inspector"): "EngineInspector",
     ("ICudaEngine", "get_tensor_name"): PLAIN,
+    ("ICudaEngine", "get_tensor_profile_shape"): PLAIN,
+    ("ICudaEngine", "num_optimization_profiles"): PLAIN,
     ("IRuntimeConfig", "create_runtime_cache"): "IRuntimeCache",
     ("IRuntimeCache", "serialize"): "IHostMemory",
     ("IRuntimeCache", "deserialize"): PLAIN,
