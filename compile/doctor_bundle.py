@@ -40,6 +40,7 @@ def examine_bundle(bundle: Path, targets: Sequence[str]) -> dict[str, Any]:
         "bytes": _bytes(bundle, found),
         "batch": encode(found.batch),
         "streams": bool(found.state),
+        "window": found.window,
         "rule": memory.RULE,
         "findings": [_finding("warning", SEEDED)] if found.provenance.weights == "seeded" else [],
         "targets": [_on(bundle, found, target) for target in wanted],

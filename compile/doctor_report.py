@@ -63,7 +63,8 @@ def _print_target(console: Console, examined: dict[str, Any], target: dict[str, 
         say(f"to build there about {disk} of disk and {free} of memory must be free")
     batch = examined["batch"]
     served = str(batch["most"]) if batch["least"] == batch["most"] else f"{batch['least']} to {batch['most']}"
-    say(f"batches of {served}; {'streams frame by frame' if examined['streams'] else 'does not stream'}")
+    streams = f"slides a window of {examined['window']} frames" if examined["window"] else "streams frame by frame"
+    say(f"batches of {served}; {streams if examined['streams'] else 'does not stream'}")
     for finding in target["findings"]:
         say(_finding(finding))
 

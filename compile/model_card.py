@@ -65,7 +65,8 @@ def _interface(made: Manifest) -> Iterator[str]:
     yield ""
     yield f"Batch sizes: {batch.best if batch.fixed else f'{batch.least} to {batch.most}, best at {batch.best}'}."
     if made.state:
-        yield f"It streams: {parts.plural(len(made.state), 'state')} go from one chunk of frames to the next."
+        carried = f"{parts.plural(len(made.state), 'state')} go from one chunk of frames to the next"
+        yield f"It answers for a sliding window of {made.window} frames." if made.window else f"It streams: {carried}."
     if isinstance(made.task, (Classes, MultiLabel)):
         said = "one of" if isinstance(made.task, Classes) else f"each from {made.task.threshold:g} on, of"
         named = ", ".join(_plain(label) for label in made.labels[:MOST_LABELS])

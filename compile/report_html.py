@@ -140,9 +140,11 @@ def ships(manifest: Manifest) -> Element:
         *(("gives", f"{tensor_text(tensor)} {tensor.dtype} {tensor.layout}") for tensor in manifest.data_outputs),
     ]
     if manifest.state:
+        states = parts.plural(len(manifest.state), "state")
+        what = f"features of {manifest.window - 1} frames" if manifest.window else states
         first, last = manifest.state[0], manifest.state[-1]
         names = first.input if first == last else f"{first.input} to {last.input}"
-        rows.append(("carries", f"{parts.plural(len(manifest.state), 'state')} from chunk to chunk: {names}"))
+        rows.append(("carries", f"{what} from chunk to chunk: {names}"))
     parted = {fallback: ", the fallback", manifest.chosen: ", the chosen one"}
     tried = [_candidate(row, parted.get(place, "")) for place, row in enumerate(manifest.candidates)]
     caption = "Everything that was tried; signal to noise is the worst output's"

@@ -111,8 +111,10 @@ def _drift(
 ) -> StreamDrift:
     name, framewise = tensor.name, "T" in tensor.layout
     truth, (single, chunks, clips, resumed, begun) = wanted[0][name], (walk[name] for walk in found)
-    if not framewise:  # an answer a chunk: one of a clip is that of its last frame
-        single, chunks = single[:, recipe.frames - 1 :: recipe.frames], clips
+    again = single[:, : chunks.shape[1]]
+    if not framewise:  # an answer a chunk: it is that of its last frame
+        size = min(CHUNK, single.shape[1])
+        again, single = single[:, size - 1 :: size], single[:, recipe.frames - 1 :: recipe.frames]
     part = max(1, truth.shape[1] // PART)
     return StreamDrift(
         output=name,
@@ -120,7 +122,7 @@ def _drift(
         sqnr_db=sqnr(truth, single),
         first_db=sqnr(truth[:, :part], single[:, :part]),
         last_db=sqnr(truth[:, -part:], single[:, -part:]),
-        chunks_db=min(sqnr(single[:, : chunks.shape[1]], chunks), sqnr(single, clips)),
+        chunks_db=min(sqnr(again, chunks), sqnr(single, clips)),
         resumed_db=sqnr(wanted[3][name], resumed),
         begun_db=sqnr(wanted[4][name], begun),
         phases=compare(truth[0].argmax(-1), single[0].argmax(-1)) if decides and framewise else None,

@@ -267,7 +267,8 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
         for tensor in recipe.data_outputs
     ]
     if recipe.streams:
-        rows.append(("state", f"{_carried(recipe)}, kept from chunk to chunk: model.stream()"))
+        window = f"window={recipe.window}, hop=1" if recipe.window else ""
+        rows.append(("state", f"{_carried(recipe)}, kept from chunk to chunk: model.stream({window})"))
     if recipe.preprocess:
         how = recipe.preprocess
         each = "each of them: " if len(recipe.data_inputs) > 1 and not how.pathways else ""
@@ -310,7 +311,7 @@ def _carried(recipe: Recipe) -> str:
 def _meaning(tensor: Tensor, recipe: Recipe) -> str:
     """What an output says, for someone who did not write the network."""
     task, size = recipe.task, tensor.shape[-1]
-    each = " for each frame" if "T" in tensor.layout else ""
+    each = " for each frame" if {"T", "F"} & set(tensor.layout) else ""
     if isinstance(task, (Classes, MultiLabel)) and size == task.count and tensor.name in (task.of or (tensor.name,)):
         kind = "probabilities" if tensor.name == "probabilities" else "scores (not probabilities)"
         if isinstance(task, MultiLabel):

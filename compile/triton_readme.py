@@ -63,10 +63,17 @@ def _streaming(manifest: Manifest, row: Candidate) -> str:
     return (
         "## Stream\n\nTriton keeps the state of each sequence. Give every request of one camera the same `sequence_id`,"
         "\nthe first one `sequence_start`, the last one `sequence_end`. A request is a chunk of frames: one, or several"
-        f"{frames}.\nAfter {triton_config.IDLE_US // 1_000_000} s without a request the sequence is given up, and the "
+        f"{frames}.\n{_silent(manifest)}"
+        f"After {triton_config.IDLE_US // 1_000_000} s without a request the sequence is given up, and the "
         "next request refused until one starts anew.\nNo warm-up is configured: Triton's does not reach models that "
         "carry state."
     )
+
+
+def _silent(manifest: Manifest) -> str:
+    if not manifest.window:
+        return ""
+    return f"Answers are those of a window of {manifest.window} frames: leave out those before the first one is full.\n"
 
 
 def _notes(manifest: Manifest, row: Candidate, quantized_products: bool) -> list[str]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 FRAMES = 16  # document 001; 000 states none
 BACKBONES = {recipe.name: recipe for recipe in (*resnet.RECIPES, *efficientnet.RECIPES)}
-UNBUILT = ("frames", "size", "streams")  # values that change no layer: the pool adapts, the state is an argument
+UNBUILT = ("frames", "size", "streams")  # values of no layer: the pool adapts, the state is an argument
 CARRIED = {"lstm": ("h", "c"), "gru": ("h",)}  # by cell
-STREAMS = Param("streams", True, "carry the state from chunk to chunk, where the network looks at no later frame")
+STREAMS = Param("streams", True, "take frames as they come: carry the state, or the features of a sliding window")
 _CELL = re.compile(r"(^|\.)(?:lstm|gru)\.(?=(?:weight|bias)_(?:ih|hh)_l\d)")
 
 
@@ -30,9 +30,9 @@ def network(cell: str, *, backbone: str, depth: int, channels: int, **values: An
     """Build a network for clips [batch, frames, channels, size, size]; networks/cnn_rnn.py says what it gives."""
     from deploy_recipes.networks.cnn_rnn import CNNRNN
 
-    features = values.pop("features")
+    features, frames = values.pop("features"), values["frames"]
     rest = {name: value for name, value in values.items() if name not in UNBUILT}
-    return CNNRNN(*encoder(backbone, depth, channels), cell, gives_features=features, **rest)  # type: ignore[arg-type]
+    return CNNRNN(*encoder(backbone, depth, channels), cell, window=frames, gives_features=features, **rest)  # type: ignore[arg-type]
 
 
 def encoder(backbone: str, depth: int, channels: int) -> "tuple[nn.Module, int]":
@@ -87,15 +87,34 @@ def shaped(cell: str, recipe: Recipe, values: Mapping[str, Any], backbone: str =
         )
     frames, classes = values["frames"], values["num_classes"]
     clip = "summary" in values
-    streams = values["streams"] and not values["bidirectional"] and values.get("summary") != "mean"
+    ahead = values["bidirectional"] or values["attention"] or values.get("summary") == "mean"
     logits = Tensor(
         "logits", ("batch", classes) if clip else ("batch", frames, classes), layout="NC" if clip else "NTC"
     )
-    fitted = fit(recipe, values, backbone or values["backbone"], logits)
-    if not values["attention"]:
-        return fitted.carrying(*state(cell, values)) if streams else fitted
-    weights = Tensor("attention_weights", ("batch", frames), layout="NT")
-    return replace(fitted, outputs=(logits, weights, *fitted.outputs[1:]))
+    backbone = backbone or values["backbone"]
+    fitted = fit(recipe, values, backbone, logits)
+    if values["attention"]:
+        weights = Tensor("attention_weights", ("batch", frames), layout="NT")
+        fitted = replace(fitted, outputs=(logits, weights, *fitted.outputs[1:]))
+    if not values["streams"]:
+        return fitted
+    return windowed(fitted, backbone) if ahead else fitted.carrying(*state(cell, values))
+
+
+def windowed(recipe: Recipe, backbone: str) -> Recipe:
+    """Fit a network that reads later frames too: beside the frames it takes the features of those before them.
+
+    It answers for the last frames, as many as a clip has; only new ones go through the backbone. A clip of one frame
+    leaves nothing to remember.
+    """
+    if recipe.frames == 1:
+        return recipe
+    answers = tuple(
+        tensor if tensor.name == "features" else replace(tensor, layout=tensor.layout.replace("T", "F"))
+        for tensor in recipe.outputs
+    )
+    seen = Tensor("seen", ("batch", recipe.frames - 1, width(backbone)), layout="NFC")
+    return replace(recipe, outputs=answers).carrying(seen, window=recipe.frames)
 
 
 def state(cell: str, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -122,8 +141,8 @@ def rnn_params(*, bidirectional: bool) -> tuple[Param, ...]:
     return (
         Param("hidden_dim", 512, "width of the state, of one direction", range(1, 8193)),
         Param("num_layers", 2, "recurrent layers", range(1, 17)),
-        Param("bidirectional", bidirectional, "read the clip backwards too; not for streams"),
-        Param("attention", False, "weigh the frames, give attention_weights too; not for streams"),
+        Param("bidirectional", bidirectional, "read the clip backwards too: answers for sliding windows"),
+        Param("attention", False, "weigh the frames, give attention_weights too: for sliding windows"),
         STREAMS,
     )
 

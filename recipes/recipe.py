@@ -20,6 +20,7 @@ from deploy_runtime.spec import (
     Tensor,
     data_inputs,
     data_outputs,
+    window,
 )
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class Recipe:
     network(**params): the architecture as an `nn.Module`, randomly initialised; imports torch inside.
         Takes one positional tensor an input, in the order of `inputs`; gives a tensor, or a tuple as `outputs` says.
     inputs, outputs, preprocess, task, labels: for the default parameters.
-    state: what a causal network carries from chunk to chunk, among inputs and outputs; `streams` follows from it.
+    state: what a causal network carries from chunk to chunk, or the features of a sliding window, among inputs and
+        outputs; `streams` follows from it.
     shaped(recipe, params): the same recipe with inputs, outputs, task, preprocess fitted to the parameters; it may
         raise UsageError with the rule that a value breaks.
     branch_ends: globs over module names: the last normalisation of every residual branch. Seeded weights set its
@@ -155,8 +157,13 @@ class Recipe:
 
     @property
     def streams(self) -> bool:
-        """Whether the network takes a clip in chunks, its state kept between; its graph's time axis is then open."""
+        """Whether the network takes chunks of frames, its state kept between; its graph's time axis is then open."""
         return bool(self.state)
+
+    @property
+    def window(self) -> int:
+        """How many frames a sliding window has, of a network that reads later frames too; else 0."""
+        return window(self.state)
 
     @property
     def data_inputs(self) -> tuple[Tensor, ...]:
@@ -182,14 +189,19 @@ class Recipe:
         axis = tensor.layout.index("T")
         return (*tensor.shape[:axis], TIME, *tensor.shape[axis + 1 :])
 
-    def carrying(self, *tensors: Tensor) -> "Recipe":
-        """Return the recipe of a network that also takes these tensors as state, and gives each as `NAME_next`."""
+    def carrying(self, *tensors: Tensor, window: int = 0) -> "Recipe":
+        """Return the recipe of a network that also takes these tensors as state, and gives each as `NAME_next`.
+
+        `window`: they are the features of all but one frame of a sliding window (see `State`).
+        """
         following = tuple(replace(tensor, name=f"{tensor.name}_next") for tensor in tensors)
         return replace(
             self,
             inputs=(*self.inputs, *tensors),
             outputs=(*self.outputs, *following),
-            state=tuple(State(tensor.name, after.name) for tensor, after in zip(tensors, following, strict=True)),
+            state=tuple(
+                State(tensor.name, after.name, window=window) for tensor, after in zip(tensors, following, strict=True)
+            ),
         )
 
     def values(self, given: Mapping[str, str]) -> dict[str, Any]:

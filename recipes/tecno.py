@@ -20,16 +20,18 @@ def network(backbone: str, *, depth: int, channels: int, **values: Any) -> "nn.M
     """Build a TeCNO for clips [batch, frames, channels, size, size] that gives logits [batch, frames, num_classes]."""
     from deploy_recipes.networks.tecno import TeCNO
 
-    features = values.pop("features")
+    features, frames = values.pop("features"), values["frames"]
     rest = {name: value for name, value in values.items() if name not in cnn_rnn.UNBUILT}
-    return TeCNO(*cnn_rnn.encoder(backbone, depth, channels), gives_features=features, **rest)
+    return TeCNO(*cnn_rnn.encoder(backbone, depth, channels), window=frames, gives_features=features, **rest)
 
 
 def shaped(backbone: str, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Fit clip, classes and features."""
     logits = Tensor("logits", ("batch", values["frames"], values["num_classes"]), layout="NTC")
     fitted = cnn_rnn.fit(recipe, values, backbone, logits)
-    return fitted.carrying(*state(values)) if values["streams"] and values["causal"] else fitted
+    if not values["streams"]:
+        return fitted
+    return fitted.carrying(*state(values)) if values["causal"] else cnn_rnn.windowed(fitted, backbone)
 
 
 def state(values: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -68,7 +70,7 @@ TECNO = Recipe(
         Param("num_stages", 2, "stages, each refining the one before it", range(1, 11)),
         Param("num_layers", 8, "dilated layers of a stage: the last looks 2^num_layers frames back", range(1, 15)),
         Param("maps", 32, "channels of a stage", range(1, 2049)),
-        Param("causal", True, "no frame's answer depends on a later frame; false is not for streams"),
+        Param("causal", True, "no frame's answer depends on a later frame; false: for sliding windows"),
         cnn_rnn.STREAMS,
         Param("multi_scale", False, "classify the outputs of all layers side by side, not only their sum"),
     ),

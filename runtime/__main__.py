@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": lambda: verify_bundle(given.bundle, given.backend, given.junit, given.json, given.report),
         "build": lambda: build_engines(given),
         "run": lambda: run_bundle(
-            given.bundle, given.video, given.pair, given.out, given.every, given.format, given.backend
+            given.bundle, given.video, given.pair, given.out, given.every, given.hop, given.format, given.backend
         ),
         "reselect": lambda: reselect_bundle(given.bundle, given.threads, given.seconds, given.json),
         "check": lambda: check_bundles(
@@ -173,6 +173,7 @@ def run_bundle(
     images: Sequence[Path] | None = None,
     out: Path | None = None,
     every: int | None = None,
+    hop: int | None = None,
     kind: str = "csv",
     backend: str | None = None,
 ) -> int:
@@ -189,7 +190,7 @@ def run_bundle(
             print(json.dumps(run.pair(model, images, out)))
             return 0
         assert film is not None
-        for place, found in enumerate(run.lines(model, film, every)):
+        for place, found in enumerate(run.lines(model, film, every, hop)):
             print(run.as_json(found) if kind == "jsonl" else run.as_csv(found, header=place == 0), flush=True)
     return 0
 

@@ -73,6 +73,7 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     add("--pair", metavar=("BEFORE", "AFTER"), nargs=2, type=Path, help="two images, for a network that compares them")
     add("--out", metavar="MAP.png", type=Path, help="with --pair: where the map goes, black its least value")
     add("--every", metavar="N", type=_count, help="take every Nth frame (default: 1; of clips 6, as calibration does)")
+    add("--hop", metavar="N", type=_count, help="slide the window of a network that reads later frames by N frames")
     add("--format", choices=("csv", "jsonl"), default="csv", help="what a line is (default: csv)")
     add("--backend", metavar="B", help="only the engines of this backend")
 

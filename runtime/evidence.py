@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from deploy_runtime import spec
 from deploy_runtime.drift import Drift, PairDrift, StreamDrift, Verdict
 from deploy_runtime.spec import Batch, Limit, Preprocess, State, Task, Tensor, data_inputs, data_outputs
 
@@ -260,3 +261,8 @@ class Manifest:
     def data_outputs(self) -> tuple[Tensor, ...]:
         """The outputs but the state."""
         return data_outputs(self.outputs, self.state)
+
+    @property
+    def window(self) -> int:
+        """How many frames a sliding window has; 0 for a network that reads no later frame, or takes clips only."""
+        return spec.window(self.state)

@@ -143,13 +143,17 @@ class Model:
         size = len(next(iter({**inputs, **seen}.values())))
         return {**inputs, **there, **initial(self.manifest.inputs, self.manifest.state, size)}
 
-    def stream(self, frames: int = 1, count: int | None = None) -> Stream:
+    def stream(
+        self, frames: int = 1, count: int | None = None, *, window: int | None = None, hop: int | None = None
+    ) -> Stream:
         """Begin a stream that takes `frames` frames a step, or `count` of them side by side as one batch.
 
         Any number of streams may run on one model; each keeps its own state. `count` defaults to the least batch that
-        the bundle serves. Raises DeployError where the network reads later frames too and so cannot stream.
+        the bundle serves. A network that reads later frames too answers for the last `window` frames every `hop`
+        frames; `hop` is another word for `frames`. Raises DeployError where it takes whole clips only.
         """
-        return Stream(self.manifest, partial(self._carry, frames), self._step, frames, count)
+        frames = frames if hop is None else hop
+        return Stream(self.manifest, partial(self._carry, frames), self._step, frames, count, window)
 
     def _carry(self, frames: int, following: Mapping[str, str], before: Mapping[str, Array]) -> Kept:
         """Return the state of a new stream of chunks of so many frames."""

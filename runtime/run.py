@@ -26,10 +26,12 @@ CLIP_EVERY = 6  # of a video, how many frames lie between those of a clip: as ca
 WHITE = 255
 
 
-def lines(model: Model, path: Path, every: int | None = None) -> Iterator[dict[str, Any]]:
+def lines(model: Model, path: Path, every: int | None = None, hop: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield what the network says of a video: `frame` and `seconds` of the (first) frame, and its outputs by name.
 
-    Where it decides, `class` and `score` and, with labels, `label`; of several labels those that are present.
+    With `hop` a network that reads later frames too slides its window by so many of the frames that `every` takes, and
+    the frame is the window's last. Where it decides, `class` and `score` and, with labels, `label`; of several labels
+    those that are present.
     """
     how = model.manifest.preprocess
     if how is None:
@@ -40,11 +42,15 @@ def lines(model: Model, path: Path, every: int | None = None) -> Iterator[dict[s
     if len(model.inputs) > 1 and not how.pathways:
         names = ", ".join(tensor.name for tensor in model.inputs)
         raise UsageError(f"{model.manifest.name} compares {names}", "Give both as images: --pair BEFORE AFTER.")
-    if model.manifest.state:
-        with model.stream() as stream:
-            for frame in video.frames(path, every or 1):
-                answers = stream.step(stream.prepare(frame.pixels))
-                yield {**_at(frame), **said(model, {name: array[:, -1] for name, array in answers.items()})}
+    if hop is not None and not model.manifest.window:
+        raise UsageError(
+            f"{model.manifest.name} slides no window over the frames",
+            "Leave --hop out: it answers for every frame."
+            if model.manifest.state
+            else "Leave --hop out, or compile it with --param streams=true where its recipe has that.",
+        )
+    if hop is not None or (model.manifest.state and not model.manifest.window):
+        yield from _streamed(model, path, every, hop or 1)
         return
     size = how.frames
     step = every or (1 if size is None else CLIP_EVERY)
@@ -59,6 +65,21 @@ def lines(model: Model, path: Path, every: int | None = None) -> Iterator[dict[s
         raise DeployError(
             f"{path} has fewer than {(size or 1) * step} frames, and a clip takes {size} of them, {step} apart",
             "Give a longer video, or take frames closer together: --every 1.",
+        )
+
+
+def _streamed(model: Model, path: Path, every: int | None, hop: int) -> Iterator[dict[str, Any]]:
+    timed = {tensor.name: tensor.layout.index("T") for tensor in model.outputs if "T" in tensor.layout}
+    with model.stream(hop, window=model.manifest.window or None) as stream:
+        shown, last = video.frames(path, every or (CLIP_EVERY if model.manifest.window else 1)), None
+        while len(chunk := list(islice(shown, hop))) == hop:
+            answers = stream.step(stream.prepare(np.stack([frame.pixels for frame in chunk])))
+            last = {name: array.take(-1, timed[name]) if name in timed else array for name, array in answers.items()}
+            if last:
+                yield {**_at(chunk[-1]), **said(model, last)}
+    if not last:
+        raise DeployError(
+            f"{path} ends before the first window of frames is full", "Give a longer video, or --every 1."
         )
 
 

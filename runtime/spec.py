@@ -13,7 +13,7 @@ class Tensor:
     """One input or output of a graph: its name, shape and dtype.
 
     `shape` holds numbers and, for symbolic axes, their names; the first axis is `"batch"`.
-    `layout` names the axes, one letter each, e.g. `NCTHW`.
+    `layout` names the axes, one letter each, e.g. `NCTHW`; T are the frames given, F those of a sliding window.
     """
 
     name: str
@@ -38,12 +38,19 @@ class State:
     """What a causal network carries from one chunk of frames to the next: it reads `input` and writes `output`.
 
     Both are batch-first tensors of one shape, among the network's inputs and outputs. Before the first frame every
-    value is `initial`.
+    value is `initial`. With a `window` the network is none: it reads later frames too, answers for the last `window`
+    frames at once, and what it carries are the features of all but one of them.
     """
 
     input: str
     output: str
     initial: float = 0.0
+    window: int = 0
+
+
+def window(state: Sequence[State]) -> int:
+    """Return how many frames a sliding window has; 0 where none is needed."""
+    return max((one.window for one in state), default=0)
 
 
 def data_inputs(inputs: Sequence[Tensor], state: Sequence[State]) -> tuple[Tensor, ...]:

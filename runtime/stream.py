@@ -1,8 +1,10 @@
-"""A stream: a causal network fed a chunk of frames at a time, its state kept between.
+"""A stream: a network fed a chunk of frames at a time, its state kept between.
 
 A chunk of a whole clip from the initial state gives what `Model.run` gives; chunks of any length give the same frame by
-frame. State stays where the engine runs (see `session.Kept`), on a GPU too. The trap: an answer is the stream's own
-array, written over two steps later; `step` hands out copies unless told otherwise.
+frame. A network that reads later frames too answers for a sliding window: its state are the features of the frames
+before, so that only new frames go through its backbone, and it is silent until the first window is full. State stays
+where the engine runs (see `session.Kept`), on a GPU too. The trap: an answer is the stream's own array, written over
+two steps later; `step` hands out copies unless told otherwise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,15 +30,45 @@ def initial(inputs: Sequence[Tensor], state: Sequence[State], size: int) -> dict
     return {one.input: np.full(tensors[one.input].at(size), one.initial, tensors[one.input].dtype) for one in state}
 
 
+def _check_window(found: Manifest, window: int | None, frames: int) -> None:
+    if found.window and window is None:
+        raise DeployError(
+            f"{found.name} reads later frames too, and cannot answer for a frame before they have come",
+            f"Slide a window over the frames: model.stream(window={found.window}, hop=1).",
+        )
+    if window is not None and window != found.window:
+        raise UsageError(
+            f"a window of {window} frames is asked for, and {found.name} "
+            + (f"was compiled for {found.window}" if found.window else "needs none: it looks at no later frame"),
+            f"Give window={found.window}, or compile it with --param frames={window}."
+            if found.window
+            else "Leave it out: model.stream().",
+        )
+    if found.window and frames > found.window:
+        raise UsageError(f"a window of {window} frames is to move by {frames}", f"Give a hop of 1 to {window}.")
+
+
+def _until_full(seen: Array, state: State) -> int:
+    """Return after how many frames more the window of this state, [count, window - 1, width], gives its first answer.
+
+    A frame that never came has the initial value all over.
+    """
+    came = (seen != state.initial).any(axis=(0, 2))
+    return 1 + (int(came.argmax()) if came.any() else len(came))
+
+
 class Stream:
     """One stream, or several side by side as a batch. A context manager; one thread at a time may step it."""
 
-    def __init__(self, found: Manifest, carry: Carry, run: Run, frames: int, count: int | None) -> None:
+    def __init__(
+        self, found: Manifest, carry: Carry, run: Run, frames: int, count: int | None, window: int | None = None
+    ) -> None:
         if not found.state:
             raise DeployError(
                 f"{found.name} takes whole clips: no state is carried from one chunk to the next",
                 "Give model.run whole windows; a network in one direction without attention over the clip streams.",
             )
+        _check_window(found, window, frames)
         size = found.batch.least if count is None else count
         if not found.batch.least <= size <= found.batch.most:
             raise UsageError(
@@ -49,6 +81,7 @@ class Stream:
         self.name, self.frames, self.count = found.name, frames, size
         self._run: Run | None = run
         self._found = found
+        self._missing = found.window  # frames until an answer
         self._inputs = tuple(tensor.of_frames(frames) for tensor in found.data_inputs)
         self._outputs = tuple(tensor.of_frames(frames) for tensor in found.data_outputs)
         self._into, self._other = self._answers(), self._answers()
@@ -60,6 +93,7 @@ class Stream:
     def step(self, inputs: Mapping[str, Array], copy: bool = True) -> dict[str, Array]:
         """Take the next frames, float32 [count, frames, ...] by input name; return the outputs for them.
 
+        Those of a sliding window are of its last frames, and there are none, an empty dict, until it is full.
         With a step of one frame its axis may be left out: [count, C, H, W]. `copy=False` makes no array: the answers
         are then overwritten at the next step but one. Raises DeployError for a frame of another size, dtype or
         content, and after `close`; the state is then as it was before.
@@ -71,6 +105,9 @@ class Stream:
         answers = self._into
         self._run(self._kept, given, answers)
         self._into, self._other = self._other, self._into
+        self._missing = max(self._missing - self.frames, 0)
+        if self._missing:
+            return {}
         return {t.name: answers[t.name].copy() if copy else answers[t.name] for t in self._outputs}
 
     def _with_time(self, name: str, array: Array) -> Array:
@@ -99,6 +136,7 @@ class Stream:
     def reset(self) -> None:
         """Go back to before the first frame."""
         self._kept.write(initial(self._found.inputs, self._found.state, self.count))
+        self._missing = self._found.window
 
     @property
     def state(self) -> dict[str, Array]:
@@ -118,6 +156,7 @@ class Stream:
                 "Set what `state` of a stream of this bundle with the same count gave.",
             ) from error
         self._kept.write(given)
+        self._missing = max((_until_full(given[one.input], one) for one in self._found.state if one.window), default=0)
 
     def close(self) -> None:
         """End the stream. The model stays open. May be called twice."""

@@ -26,11 +26,14 @@ ATTENTION_SHRINK = 4  # the attention's hidden layer is so many times narrower t
 
 
 class FrameEncoder(nn.Module):
-    """What networks over a frame backbone share. `backbone` turns frames [N, C, H, W] into features [N, width]."""
+    """What networks over a frame backbone share. `backbone` turns frames [N, C, H, W] into features [N, width].
 
-    def __init__(self, backbone: nn.Module, width: int) -> None:
+    `window` is how many frames a network that reads later ones too looks at, where it takes them as they come.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, window: int) -> None:
         super().__init__()
-        self.backbone, self.width = backbone, width
+        self.backbone, self.width, self.window = backbone, width, window
 
     def features(self, frames: Tensor) -> Tensor:
         """Run the backbone on every frame by itself: [B, T, C, H, W] to [B·T, width]."""
@@ -40,6 +43,14 @@ class FrameEncoder(nn.Module):
     def feature_sequence(self, frames: Tensor) -> Tensor:
         """Return the documents' `extract_features`: [B, T, C, H, W] to [B, T, width]."""
         return self.features(frames).reshape(frames.shape[0], frames.shape[1], self.width)
+
+    def slide(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last `window` frames' features [B, window, width], and those but the first, to be `seen` next.
+
+        `features` [B, T, width] follow on `seen` [B, window - 1, width].
+        """
+        known = torch.cat([seen, features], dim=1)
+        return known[:, -self.window :].reshape(-1, self.window, self.width), known[:, 1 - self.window :]
 
 
 class CNNRNN(FrameEncoder):
@@ -64,9 +75,10 @@ class CNNRNN(FrameEncoder):
         bidirectional: bool = False,
         attention: bool = False,
         summary: Summary = "frames",
+        window: int = 0,
         gives_features: bool = False,
     ) -> None:
-        super().__init__(backbone, width)
+        super().__init__(backbone, width, window)
         self.summary: Summary = summary
         self.hidden_dim = hidden_dim
         self.gives_features = gives_features
@@ -89,7 +101,8 @@ class CNNRNN(FrameEncoder):
         """Return the logits, or (logits, attention weights where they are on, features where they are asked for).
 
         `state`, what an LSTM (h, c) or GRU (h) knew before these frames, each [B, num_layers, hidden_dim], is
-        continued, and what it knows after them comes last.
+        continued, and what it knows after them comes last. Of a network that reads later frames too it is `seen`
+        [B, window - 1, width], the features of the frames before; it answers for the last `window` frames.
         """
         features = self.feature_sequence(frames)
         outputs, following = self._recurred(features, state)
@@ -103,6 +116,9 @@ class CNNRNN(FrameEncoder):
         """Return the recurrent outputs [B, T, wide] of features [B, T, width], and the state after them."""
         if not state:
             return self.rnn(features)[0], []
+        if self.rnn.bidirectional or self.attention is not None or self.summary == "mean":
+            window, seen = self.slide(features, *state)
+            return self.rnn(window)[0], [seen]
         before = [part.transpose(0, 1).contiguous() for part in state]  # PyTorch wants the layers first
         outputs, after = self.rnn(features, tuple(before) if len(before) > 1 else before[0])
         return outputs, [part.transpose(0, 1) for part in (after if len(before) > 1 else (after,))]

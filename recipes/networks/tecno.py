@@ -108,9 +108,11 @@ class TeCNO(FrameEncoder):
         maps: int = 32,
         causal: bool = True,
         multi_scale: bool = False,
+        window: int = 0,
         gives_features: bool = False,
     ) -> None:
-        super().__init__(backbone, width)
+        super().__init__(backbone, width, window)
+        self.causal = causal
         self.gives_features = gives_features
         self.tcn = MultiStage(num_stages, num_layers, maps, self.width, num_classes, causal, multi_scale)
 
@@ -118,10 +120,15 @@ class TeCNO(FrameEncoder):
         """Return the logits, or (logits, features) where those are asked for.
 
         `state`, each layer's last inputs [B, maps, reach] before these frames in the order of the layers, is
-        continued, and what it is after them comes last.
+        continued, and what it is after them comes last. Without `causal` it is `seen` [B, window - 1, width], the
+        features of the frames before, and the logits are those of the last `window` frames.
         """
         features = self.feature_sequence(frames)
-        logits, after = self.tcn(features.transpose(1, 2), state)
+        if state and not self.causal:
+            window, seen = self.slide(features, *state)
+            logits, after = self.tcn(window.transpose(1, 2))[0], [seen]
+        else:
+            logits, after = self.tcn(features.transpose(1, 2), state)
         others = [features] if self.gives_features else []
         others += after if state else []
         return (logits.transpose(1, 2), *others) if others else logits.transpose(1, 2)

@@ -94,13 +94,15 @@ def test_it_gives_what_the_document_says(name: str) -> None:
 @torch.inference_mode()
 def test_attention_weighs_the_frames_in_an_output_of_its_own(name: str) -> None:
     recipe, net = small(name, attention="true", features="true", frames="13")
-    assert [tensor.name for tensor in recipe.outputs] == ["logits", "attention_weights", "features"]
+    assert [tensor.name for tensor in recipe.outputs] == [
+        "logits", "attention_weights", "features", "seen_next",
+    ]  # fmt: skip
     assert recipe.task == Classes(net.classifier.out_features, of=("logits",))  # 13 frames are not 13 classes
     logits, weights, features = net(clip(recipe))
     outputs, _ = net.rnn(features)
     context = torch.einsum("bt,btw->bw", weights, outputs)
     read = context if name.startswith("cnn") else outputs + context[:, None]
-    assert [list(value.shape) for value in (logits, weights, features)] == [list(t.at(2)) for t in recipe.outputs]
+    assert [list(value.shape) for value in (logits, weights, features)] == [list(t.at(2)) for t in recipe.data_outputs]
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
     torch.testing.assert_close(net.classifier(read), logits)
 
@@ -118,6 +120,36 @@ def test_what_is_read_of_a_clip() -> None:
         torch.testing.assert_close(other(frames), net.classifier(read))
     ends, last = (small("cnn_lstm", summary=summary, bidirectional="false")[1] for summary in ("ends", "last"))
     assert torch.equal(ends(frames), last(frames))
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("cnn_lstm", {}),
+        ("cnn_gru", {"bidirectional": "false", "summary": "mean"}),
+        ("resnet50_gru", {"attention": "true"}),
+        ("resnet50_lstm", {"bidirectional": "true"}),
+    ],
+)
+@pytest.mark.parametrize("hop", [1, 2, 5])
+@torch.inference_mode()
+def test_a_window_that_slides_gives_what_each_window_gives(name: str, params: Mapping[str, str], hop: int) -> None:
+    """Only new frames go through the backbone: the features of those before are the state."""
+    recipe, net = small(name, **params)
+    assert recipe.window == 5
+    assert [tensor.name for tensor in recipe.inputs] == ["frames", "seen"]
+    film, seen = torch.randn(2, 20, 3, 32, 32), torch.zeros(recipe.inputs[1].at(2))
+    for end in range(hop, 21, hop):
+        *answers, seen = net(film[:, end - hop : end], seen)
+        if end >= recipe.window:
+            whole = net(film[:, end - recipe.window : end])
+            torch.testing.assert_close(answers[0], whole[0] if isinstance(whole, tuple) else whole)
+
+
+def test_a_window_of_one_frame_remembers_nothing() -> None:
+    assert not small("cnn_lstm", frames="1")[0].state
+    assert not small("cnn_lstm", streams="false")[0].state
+    assert small("resnet50_lstm")[0].window == 0
 
 
 @torch.inference_mode()

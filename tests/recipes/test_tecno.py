@@ -89,6 +89,19 @@ def test_a_stream_of_chunks_is_the_whole(features: Tensor, chunk: int) -> None:
 
 
 @torch.inference_mode()
+def test_one_that_reads_later_frames_slides_a_window() -> None:
+    recipe = deploy_recipes.get("resnet50_tecno")
+    values = recipe.values({"causal": "false", "depth": "1", "size": "32", "frames": "6", "num_layers": "2"})
+    fitted, net = recipe.fitted(values), recipe.network(**values).eval()
+    assert (fitted.window, fitted.outputs[0].layout) == (6, "NFC")
+    film, seen = torch.randn(1, 9, 3, 32, 32), torch.zeros(fitted.inputs[1].at(1))
+    for end in range(1, 10):
+        logits, seen = net(film[:, end - 1 : end], seen)
+        if end >= fitted.window:
+            torch.testing.assert_close(logits, net(film[:, end - fitted.window : end]))
+
+
+@torch.inference_mode()
 def test_scales_side_by_side(features: Tensor) -> None:
     plain, scaled = head(), head(multi_scale=True)
     assert scaled.stage1.conv_out_classes.in_channels == 3 * plain.stage1.conv_out_classes.in_channels

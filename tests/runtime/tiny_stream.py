@@ -24,29 +24,63 @@ OUTPUTS = (
 )
 
 
+def weights(rng: np.random.Generator, name: str, *shape: int) -> onnx.TensorProto:
+    return numpy_helper.from_array((rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32), name)
+
+
+def numbers(name: str, *values: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def encoder(rng: np.random.Generator) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return the nodes and constants from frames [batch, time, 3, 8, 8] to features [batch, time, 4]."""
+    nodes = [
+        helper.make_node("Reshape", ["frames", "flat"], ["images"], "/images"),
+        helper.make_node("Conv", ["images", "w"], ["maps"], "/conv/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["maps"], ["active"], "/relu"),
+        helper.make_node("ReduceMean", ["active", "axes"], ["pooled"], "/mean", keepdims=0),
+        helper.make_node("Shape", ["frames"], ["batch_time"], "/shape", start=0, end=2),
+        helper.make_node("Concat", ["batch_time", "width"], ["sequence"], "/concat", axis=0),
+        helper.make_node("Reshape", ["pooled", "sequence"], ["features"], "/features"),
+    ]
+    constants = [
+        weights(rng, "w", MAPS, 3, 3, 3), numbers("flat", -1, 3, 8, 8), numbers("axes", 2, 3), numbers("width", MAPS),
+    ]  # fmt: skip
+    return nodes, constants
+
+
+def save(
+    path: Path,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    nodes: list[onnx.NodeProto],
+    constants: list[onnx.TensorProto],
+) -> Path:
+    """Write a graph whose time axis is open."""
+
+    def values(tensors: tuple[Tensor, ...]) -> list[onnx.ValueInfoProto]:
+        open_time = {
+            t.name: ["time" if letter == "T" else dim for dim, letter in zip(t.shape, t.layout, strict=True)]
+            for t in tensors
+        }
+        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in open_time.items()]
+
+    body = helper.make_graph(nodes, "stream", values(inputs), values(outputs), constants)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
 def graph(path: Path) -> Path:
     """Write frames [batch, time, 3, 8, 8] and h [batch, 1, 8] -> logits [batch, time, 4] and h_next."""
     rng = np.random.default_rng(0)
-
-    def weights(name: str, *shape: int) -> onnx.TensorProto:
-        return numpy_helper.from_array((rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32), name)
-
-    def numbers(name: str, *values: int) -> onnx.TensorProto:
-        return numpy_helper.from_array(np.array(values, np.int64), name)
-
-    constants = [
-        weights("w", MAPS, 3, 3, 3), weights("gates", 1, 3 * HIDDEN, MAPS), weights("back", 1, 3 * HIDDEN, HIDDEN),
-        weights("bias", 1, 6 * HIDDEN), weights("head", HIDDEN, CLASSES),
-        numbers("flat", -1, 3, 8, 8), numbers("axes", 2, 3), numbers("maps", MAPS), numbers("one", 1),
+    nodes, constants = encoder(rng)
+    constants += [
+        weights(rng, "gates", 1, 3 * HIDDEN, MAPS), weights(rng, "back", 1, 3 * HIDDEN, HIDDEN),
+        weights(rng, "bias", 1, 6 * HIDDEN), weights(rng, "head", HIDDEN, CLASSES), numbers("one", 1),
     ]  # fmt: skip
-    nodes = [
-        helper.make_node("Reshape", ["frames", "flat"], ["images"], "/images"),
-        helper.make_node("Conv", ["images", "w"], ["seen"], "/conv/Conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["seen"], ["active"], "/relu"),
-        helper.make_node("ReduceMean", ["active", "axes"], ["pooled"], "/mean", keepdims=0),
-        helper.make_node("Shape", ["frames"], ["batch_time"], "/shape", start=0, end=2),
-        helper.make_node("Concat", ["batch_time", "maps"], ["sequence"], "/concat", axis=0),
-        helper.make_node("Reshape", ["pooled", "sequence"], ["features"], "/features"),
+    nodes += [
         helper.make_node("Transpose", ["features"], ["x"], "/x", perm=[1, 0, 2]),
         helper.make_node("Transpose", ["h"], ["h0"], "/h0", perm=[1, 0, 2]),
         helper.make_node(
@@ -58,19 +92,7 @@ def graph(path: Path) -> Path:
         helper.make_node("MatMul", ["batched", "head"], ["logits"], "/head/MatMul"),
         helper.make_node("Transpose", ["hn"], ["h_next"], "/h_next", perm=[1, 0, 2]),
     ]  # fmt: skip
-
-    def values(tensors: tuple[Tensor, ...]) -> list[onnx.ValueInfoProto]:
-        open_time = {
-            t.name: ["time" if letter == "T" else dim for dim, letter in zip(t.shape, t.layout, strict=True)]
-            for t in tensors
-        }
-        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in open_time.items()]
-
-    body = helper.make_graph(nodes, "stream", values(INPUTS), values(OUTPUTS), constants)
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return path
+    return save(path, INPUTS, OUTPUTS, nodes, constants)
 
 
 def clips(count: int, frames: int = FRAMES, seed: int = 0) -> np.ndarray:
