@@ -45,6 +45,8 @@ def network(kind: str, *, size: int, depth: int, width: int, **others: Any) -> "
     """Build a network of `networks.longitudinal` for images of `size` pixels."""
     from deploy_recipes.networks import longitudinal
 
+    if "encoder" in others:
+        others["together"] = others.pop("encoder") == "once"
     net: nn.Module = getattr(longitudinal, kind)(size=size, layers=depth, features=width, **others)
     return net
 
@@ -125,6 +127,11 @@ def model(name: str, parameters: int, **changed: Any) -> Recipe:
     return recipe.fitted(recipe.values({}))
 
 
+def pair(name: str, kind: str, parameters: int) -> Recipe:
+    """Return one network that compares two studies."""
+    return model(name, parameters, network=partial(network, kind), params=(*PARAMS, ENCODER), pair=BOTH)
+
+
 def image(name: str, channels: int = 1) -> Tensor:
     """Return an image or map of the default size."""
     return Tensor(name, ("batch", channels, SIZE, SIZE), layout="NCHW")
@@ -137,6 +144,7 @@ PARAMS = (
     Param("depth", 0, "layers of the transformer; 0: the published twelve", range(25)),
     Param("width", WIDTH, "channels of the encoder's features; all others in proportion", (80, 160, 320, 640)),
 )
+ENCODER = Param("encoder", "once", "both studies as one batch, or one by one: the same numbers", ("once", "twice"))
 CHANNELS = Param("channels", 1, "channels of an image: 1 grey, 3 colour", (1, 3))
 TWIN = {"size": "128", "depth": "1", "width": "80"}
 PATCHGAN_LAYERS = 3
@@ -160,8 +168,8 @@ LONGITUDINAL = Recipe(
 )
 
 RECIPES = (
-    model("longitudinal_mim_big", 179_717_145, network=partial(network, "LongitudinalMIMModelBig"), pair=BOTH),
-    model("longitudinal_mim", 119_731_504, network=partial(network, "LongitudinalMIMModel"), pair=BOTH),
+    pair("longitudinal_mim_big", "LongitudinalMIMModelBig", 179_717_145),
+    pair("longitudinal_mim", "LongitudinalMIMModel", 119_731_504),
     model(
         "masked_reconstruction",
         100_091_824,

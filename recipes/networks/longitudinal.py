@@ -116,41 +116,59 @@ class ShuffleHead(nn.Module):
         return torch.sigmoid(self.shuffle(self.conv(x)))
 
 
-class LongitudinalMIMModelBig(nn.Module):
+class PairEncoder(nn.Module):
+    """What the networks of pairs share: one encoder for both studies, which it sees as one batch (`together`) or apart.
+
+    Nothing in the encoder mixes the images of a batch, so that the numbers are the same; which is faster is measured
+    (docs/pairs-measured.md).
+    """
+
+    def __init__(self, width: Widths, size: int, layers: int, together: bool) -> None:
+        super().__init__()
+        self.encoder, self.together = BottleneckEncoder(width, size, layers), together
+
+    def encoded(self, baseline: Tensor, followup: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return features and skips of both studies [2 batch, C, s, s], each pair's one behind the other."""
+        if self.together:
+            made: tuple[Tensor, list[Tensor]] = self.encoder(in_one_batch(baseline, followup))
+            return made
+        (before, skips), (after, others) = self.encoder(baseline), self.encoder(followup)
+        return in_turn(before, after), [in_turn(one, other) for one, other in zip(skips, others, strict=True)]
+
+
+class LongitudinalMIMModelBig(PairEncoder):
     """Two studies [batch, 1, S, S] to the map of their difference [batch, 1, S, S] in [0, 1]; 180 M parameters."""
 
-    def __init__(self, *, size: int = 512, layers: int = 0, features: int = FEATURES) -> None:
-        super().__init__()
+    def __init__(self, *, size: int = 512, layers: int = 0, features: int = FEATURES, together: bool = True) -> None:
         width = Widths(features)
-        self.encoder = BottleneckEncoder(width, size, layers)
+        super().__init__(width, size, layers, together)
         self.fusion = DifferenceFusion(width)
         self.bottleneck = BottleneckBlock(width, self.encoder.bottleneck.transformer.vit, size // PATCH)
         self.decoder = Decoder(width)
         initialise(self)
 
     def forward(self, baseline: Tensor, followup: Tensor) -> Tensor:
-        """Encode both studies in one batch, compare, decode."""
-        features, skips = self.encoder(in_one_batch(baseline, followup))
+        """Encode both studies, compare, decode."""
+        features, skips = self.encoded(baseline, followup)
         changed = self.bottleneck(self.fusion(alternating(features)))
         # a study and its follow-up stand behind each other in the batch: so their channels do, in a batch half as long
         made: Tensor = self.decoder(changed, [skip.reshape(-1, 2 * skip.shape[1], *skip.shape[2:]) for skip in skips])
         return made
 
 
-class LongitudinalMIMModel(nn.Module):
+class LongitudinalMIMModel(PairEncoder):
     """Two studies [batch, 1, S, S] to the map of their difference [batch, 1, S, S] in [0, 1]; 120 M, no decoder."""
 
-    def __init__(self, *, size: int = 512, layers: int = 0, features: int = FEATURES) -> None:
-        super().__init__()
+    def __init__(self, *, size: int = 512, layers: int = 0, features: int = FEATURES, together: bool = True) -> None:
         width = Widths(features)
-        self.encoder = BottleneckEncoder(width, size, layers)
+        super().__init__(width, size, layers, together)
         self.fusion = DifferenceFusion(width, light=True)
         self.head = ShuffleHead(width)
         initialise(self)
 
     def forward(self, baseline: Tensor, followup: Tensor) -> Tensor:
-        """Encode both studies in one batch, compare, spread out."""
-        made: Tensor = self.head(self.fusion(alternating(self.encoder(in_one_batch(baseline, followup))[0])))
+        """Encode both studies, compare, spread out."""
+        made: Tensor = self.head(self.fusion(alternating(self.encoded(baseline, followup)[0])))
         return made
 
 
@@ -212,11 +230,13 @@ class Discriminator(nn.Module):
 
 
 def in_one_batch(baseline: Tensor, followup: Tensor) -> Tensor:
-    """Return both studies [batch, 1, S, S] as one batch [2 batch, 1, S, S], each pair's one behind the other.
-
-    Nothing in the encoder mixes the images of a batch, so one pass gives the numbers of two.
-    """
+    """Return both studies [batch, 1, S, S] as one batch [2 batch, 1, S, S], each pair's one behind the other."""
     return torch.cat([baseline, followup], 1).reshape(-1, 1, *baseline.shape[2:])
+
+
+def in_turn(before: Tensor, after: Tensor) -> Tensor:
+    """Return features [batch, C, s, s] of the one and of the other studies as [2 batch, C, s, s], a pair at a time."""
+    return torch.cat([before, after], 1).reshape(-1, *before.shape[1:])
 
 
 def alternating(features: Tensor) -> Tensor:

@@ -95,6 +95,16 @@ def test_both_studies_in_one_batch_give_the_numbers_of_two_passes() -> None:
     torch.testing.assert_close(net(baseline, followup), one_by_one, rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["longitudinal_mim", "longitudinal_mim_big"])
+def test_the_encoder_run_twice_gives_the_same(name: str) -> None:
+    recipe, once = twin(name)
+    twice = recipe.network(**recipe.values({**recipe.twin, "encoder": "twice"})).eval()
+    twice.load_state_dict(once.state_dict())
+    studies = [torch.randn(tensor.at(2)) for tensor in recipe.inputs]
+    torch.testing.assert_close(twice(*studies), once(*studies), rtol=1e-5, atol=1e-5)
+
+
 def test_pairs_alternate_channel_by_channel() -> None:
     features = torch.arange(12.0).reshape(4, 3, 1, 1)  # two pairs of three channels
     assert alternating(features).flatten(1).tolist() == [[0, 3, 1, 4, 2, 5], [6, 9, 7, 10, 8, 11]]
