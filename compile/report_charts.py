@@ -5,7 +5,7 @@ Each stands beside the figures it draws, in words, so that nothing is said by co
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from xml.etree.ElementTree import Element
 
 from deploy_compile.markup import Child, el
@@ -15,6 +15,7 @@ from deploy_runtime.evidence import Interval, Speed
 
 SHORT = {"fp32": "32", "bf16": "b16", "fp16": "16", "int8": "8"}  # what a cell of the map says
 MOST_USED = 1.5  # of its limit: where a parity bar ends
+COURSE_HEIGHT, MOST_DB = 64, 160.0  # pixels; what is exact is drawn at so much
 PHASE_COLOURS = 8  # of a timeline; the number of a class stands in its segment
 STAGES = 4  # a map is parted into at least so many, if names of modules allow it DEEPEST levels down
 DEEPEST = 4
@@ -84,6 +85,26 @@ def timeline(rows: Sequence[tuple[str, Sequence[Segment]]], labels: Sequence[str
         for name, segments in rows
     ]
     return el("ol", *strips, class_="timeline", role="img", aria_label=said)
+
+
+def course(values_db: Sequence[float], begins_db: float, ends_db: float, said: str) -> Element:
+    """Ratios in dB along a film as a broken line, the trend as a dashed one; `said` tells it in words."""
+    shown = [max(min(value, MOST_DB), 0.0) for value in values_db]
+    low, high = min(*shown, begins_db, ends_db) - 1.0, max(*shown, begins_db, ends_db) + 1.0
+
+    def height(value: float) -> str:
+        return f"{COURSE_HEIGHT * (high - value) / (high - low):.1f}"
+
+    places = [_percent((place + 0.5) / len(shown)) for place in range(len(shown))]
+    return el(
+        "svg",
+        *(
+            el("line", class_="course", x1=x1, y1=height(y1), x2=x2, y2=height(y2))
+            for (x1, y1), (x2, y2) in pairwise(zip(places, shown, strict=True))
+        ),
+        el("line", class_="reference", x1=places[0], y1=height(begins_db), x2=places[-1], y2=height(ends_db)),
+        class_="chart", width="100%", height=str(COURSE_HEIGHT), role="img", aria_label=said, focusable="false",
+    )  # fmt: skip
 
 
 def _phase(segment: Segment, labels: Sequence[str]) -> Element:

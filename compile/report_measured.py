@@ -1,5 +1,6 @@
 """The report on what was measured: accuracy, distance from PyTorch beside each limit, latency."""
 
+import math
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
@@ -90,10 +91,29 @@ def _judged(manifest: Manifest, row: Candidate, *, shown: bool) -> Element:
         parts.table(VERDICT, [_verdict(one) for one in row.verdicts], "What was judged", ("measured", "limit")),
         el("p", "Limits of their own, with the reason. ", "; ".join(reasons), class_="small") if reasons else None,
         parts.folded("All figures", parts.table(FIGURES, figures, "Errors are in the output's own units", FIGURES[1:])),
+        _courses(row),
         _over_time(row, manifest.labels),
         more=el("span", parts.tag(row.status), " ", parts.dim(how)),
         shown=shown,
     )
+
+
+def _courses(row: Candidate) -> Element | None:
+    """How the distance from PyTorch changes along a film, of every output of a stream."""
+    drawn = [drift for drift in row.stream if math.isfinite(drift.begins_db) and len(drift.course_db) > 1]
+    pictures: list[Child] = []
+    for drift in drawn:
+        worst, best = min(drift.course_db), max(drift.course_db)
+        said = (
+            f"{drift.output} over {drift.frames} frames, the state carried on: signal to noise in "
+            f"{len(drift.course_db)} parts, {worst:.1f} to {best:.1f} dB; the trend goes from {drift.begins_db:.1f} to "
+            f"{drift.ends_db:.1f} dB (dashed, the favourable edge of its 95 % interval)"
+        )
+        pictures += [
+            el("p", said, class_="small"),
+            charts.course(drift.course_db, drift.begins_db, drift.ends_db, said),
+        ]
+    return parts.folded("Drift along a film", *pictures) if drawn else None
 
 
 def _over_time(row: Candidate, labels: Sequence[str]) -> Element | None:

@@ -78,6 +78,7 @@ svg.chart { display: block; overflow: visible; min-width: 5rem; }
 svg .bar { fill: var(--bar); } svg .bar.other { fill: var(--other); }
 svg .bar.good { fill: var(--good); } svg .bar.bad { fill: var(--bad); }
 svg .whisker { stroke: var(--ink); stroke-width: 1.5; } svg .dot { fill: var(--bar); }
+svg .course { stroke: var(--bar); stroke-width: 2; stroke-linecap: round; }
 svg .axis { stroke: var(--line); stroke-width: 1; } svg .limit { stroke: var(--ink); stroke-width: 2; }
 svg .reference { stroke: var(--dim); stroke-width: 1.5; stroke-dasharray: 3 2; }
 .bars { display: grid; grid-template-columns: 1fr; gap: 0 2.5rem; }

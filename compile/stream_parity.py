@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy_compile import synthetic
+from deploy_compile import synthetic, trend
 from deploy_compile.macs import affordable
 from deploy_compile.reference import forward
 from deploy_compile.results import Built, Graph, Loaded, Samples, Streamed, StreamParity
@@ -116,6 +116,8 @@ def _drift(
         size = min(CHUNK, single.shape[1])
         again, single = single[:, size - 1 :: size], single[:, recipe.frames - 1 :: recipe.frames]
     part = max(1, truth.shape[1] // PART)
+    course = tuple(sqnr(truth[:, low:high], single[:, low:high]) for low, high in trend.bounds(truth.shape[1]))
+    begins, ends = trend.ends(course) or (math.inf, math.inf)
     return StreamDrift(
         output=name,
         frames=truth.shape[1] * (1 if framewise else recipe.frames),
@@ -126,6 +128,9 @@ def _drift(
         resumed_db=sqnr(wanted[3][name], resumed),
         begun_db=sqnr(wanted[4][name], begun),
         phases=compare(truth[0].argmax(-1), single[0].argmax(-1)) if decides and framewise else None,
+        course_db=course,
+        begins_db=begins,
+        ends_db=ends,
     )
 
 
@@ -136,11 +141,11 @@ def sqnr(reference: Array, got: Array) -> float:
 
 
 def verdicts(drifts: Sequence[StreamDrift], limit: Limit) -> tuple[Verdict, ...]:
-    """Judge: all of the film, its end beside its beginning, other chunks, another state; against one limit in dB.
+    """Judge: all of the film, its end beside its beginning, the trend, other chunks, another state; in dB.
 
-    The end may be twice as far off as the beginning, as an amplitude; what is closer than FAITHFUL_DB is not judged.
-    A clip from another state may be twice as far off as the same clip from the initial one, where that is less than
-    the limit asks: one clip alone may be harder than all of the film.
+    The end may be twice as far off as the beginning, as an amplitude, by its last quarter and by the trend; what is
+    closer than FAITHFUL_DB is not judged. A clip from another state may be twice as far off as the same clip from the
+    initial one, where that is less than the limit asks: one clip alone may be harder than all of the film.
     """
     found = []
     for drift in drifts:
@@ -148,6 +153,7 @@ def verdicts(drifts: Sequence[StreamDrift], limit: Limit) -> tuple[Verdict, ...]
         rows = (
             ("stream_sqnr_db", drift.sqnr_db, least),
             ("stream_end_db", drift.last_db, min(drift.first_db - TWICE_DB, FAITHFUL_DB)),
+            ("stream_trend_db", drift.ends_db, min(drift.begins_db - TWICE_DB, FAITHFUL_DB)),
             ("stream_chunks_db", drift.chunks_db, least),
             ("stream_resumed_db", drift.resumed_db, min(least, drift.begun_db - TWICE_DB)),
         )

@@ -89,6 +89,8 @@ class StreamDrift:
     `sqnr_db` over all of it, frame by frame; `first_db` and `last_db` over its first and last quarter; `chunks_db`
     between single frames and longer chunks of the same engine; `resumed_db` over a clip from another state than the
     initial one, and `begun_db` over the same clip from the initial one. `phases` where each frame is decided.
+    `course_db` are the ratios of up to 16 equal parts of the film, and `begins_db` and `ends_db` lie on the straight
+    line through them, the end at the favourable edge of its 95 % interval; both infinite of a film too short for one.
     """
 
     output: str
@@ -100,6 +102,9 @@ class StreamDrift:
     resumed_db: float
     begun_db: float = math.inf
     phases: PhaseDrift | None = None
+    course_db: tuple[float, ...] = ()
+    begins_db: float = math.inf
+    ends_db: float = math.inf
 
 
 @dataclass(frozen=True)

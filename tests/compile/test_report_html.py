@@ -258,7 +258,7 @@ def test_an_output_that_no_limit_judges_has_no_figures_beside_it() -> None:
 def test_a_stream_says_what_it_carries_and_how_its_phases_fared() -> None:
     sequences = (Segment(0, 200, 0), Segment(200, 100, 1)), (Segment(0, 203, 0), Segment(203, 97, 1))
     phases = PhaseDrift(300, 0.985, 0.962, 3, 2, 1, *sequences)
-    film = StreamDrift("logits", 300, 31.5, 33.0, 30.25, 44.0, 35.0, 36.0, phases)
+    film = StreamDrift("logits", 300, 31.5, 33.0, 30.25, 44.0, 35.0, 36.0, phases, (34.0, 32.5, 31.0, 30.0), 33.9, 31.2)
     ended = Verdict("logits", "stream_end_db", 30.25, 27.0, True)
     carried = (State("h", "h_next"), State("c", "c_next"))
     plain = full()
@@ -268,7 +268,15 @@ def test_a_stream_says_what_it_carries_and_how_its_phases_fared() -> None:
         candidates=(replace(ROWS[0], stream=(film,), verdicts=(*VERDICTS, ended)), *ROWS[1:]),
     )  # fmt: skip
     text = Page(page(streams, LAYERS)).text
-    for figure in ("2 states from chunk to chunk: h to c", "30.2 dB", "≥ 27.0 dB", "98.50 %", "0.962", "3 frames"):
+    for figure in (
+        "2 states from chunk to chunk: h to c",
+        "30.2 dB",
+        "≥ 27.0 dB",
+        "98.50 %",
+        "0.962",
+        "3 frames",
+        "the trend goes from 33.9 to 31.2 dB",
+    ):
         assert figure in text, figure
     assert "takesh [batch" not in text
     titles = [value for tag, name, value in Page(page(streams, LAYERS)).attributes if name == "title"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy_compile import trend
 from deploy_compile.cache import Stages
 from deploy_compile.options import Options, fitted
 from deploy_compile.pipeline import Verified, verify
@@ -58,6 +59,7 @@ def test_a_rest_shorter_than_a_chunk_is_left_out() -> None:
     [
         ({"sqnr_db": 17.0}, "stream_sqnr_db"),
         ({"first_db": 46.0}, "stream_end_db"),  # its end is more than twice as far off
+        ({"begins_db": 42.0, "ends_db": 35.0}, "stream_trend_db"),
         ({"chunks_db": 10.0}, "stream_chunks_db"),
         ({"resumed_db": 3.0}, "stream_resumed_db"),
         ({"resumed_db": 9.0, "begun_db": 16.0}, "stream_resumed_db"),  # the clip alone is hard, but not that hard
@@ -106,7 +108,8 @@ def test_every_candidate_is_stepped_through_the_film(made: Verified) -> None:
         assert abs(drift.begun_db - drift.resumed_db) < 20.0
         assert drift.phases.frames == 48
         judged = {verdict.metric for verdict in row.verdicts}
-        assert {"stream_sqnr_db", "stream_end_db", "stream_chunks_db", "stream_resumed_db"} <= judged
+        assert len(drift.course_db) == trend.PARTS
+        assert {"stream_sqnr_db", "stream_end_db", "stream_trend_db", "stream_chunks_db", "stream_resumed_db"} <= judged
     assert rows["openvino fp32"].stream[0].sqnr_db > FAITHFUL_DB
     assert rows["openvino fp32"].stream[0].chunks_db > FAITHFUL_DB
     assert 18.0 < rows["openvino int8"].stream[0].sqnr_db < FAITHFUL_DB
