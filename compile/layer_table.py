@@ -26,7 +26,9 @@ _LINE = re.compile(
     r"(?:, JumpTarget\w*: [^,]*)*, Metadata: ?(?P<metadata>.*)"
 )
 # A number that the host computes from an open time axis and hands to the GPU: no node's arithmetic.
-_SHAPE = re.compile(r"Name: \[ShapeHostToDeviceCopy \d+\], LayerType: ShapeHostToDevice, .*, Metadata: ?")
+_SHAPE = re.compile(
+    r"Name: \[ShapeHostToDeviceCopy \d+\](?: \[profile \d+\])?, LayerType: ShapeHostToDevice, .*, Metadata: ?"
+)
 _TENSOR = re.compile(r"Dimensions: \[([\d,-]*)\],.*?Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 

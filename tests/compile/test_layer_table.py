@@ -90,3 +90,14 @@ def test_an_unknown_data_type_is_an_error() -> None:
 def test_a_malformed_line_is_an_error() -> None:
     with pytest.raises(ValueError, match="not as expected"):
         rows([TABLE + "x, LayerType: conv, Outputs: []"])
+
+
+@pytest.mark.parametrize("profile", ["", " [profile 1]"])
+def test_a_size_handed_to_the_gpu_is_no_layer_in_any_profile(profile: str) -> None:
+    size = (
+        f"Name: [ShapeHostToDeviceCopy 0]{profile}, LayerType: ShapeHostToDevice, Inputs: [], Outputs: [ {{ Name: "
+        f"(Unnamed Layer* 209) [Shuffle]_output{profile}, Location: Device, Dimensions: [], Datatype: Int64 }}], "
+        "TacticName: , StreamId: 0, Metadata: "
+    )
+    conv = Row("/conv", "correlation", ("Int8",), ("Int8",), ("/conv",))
+    assert rows([text([conv]).replace("\n\n", f"\n{size}\n\n")]) == (conv,)
