@@ -88,7 +88,7 @@ def polygraphy(recipe: Recipe, made: Verified, graph: Path, folder: Path) -> dic
 
 def a_level_lower(graph: Path, given: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """Run a graph by polygraphy's own runner of ONNX Runtime, at the level of optimisation before the last."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
     from polygraphy.backend.onnxrt import OnnxrtRunner  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
