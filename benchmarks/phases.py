@@ -62,7 +62,7 @@ def measure(name: str) -> dict[str, Any]:
     folder = stages(calibrate_on, clips, task.draw).folder
     params = {**task.params, "streams": "true"}
     recipe = fitted(Options(task.recipe, params))
-    frames, truth = film(recipe, task.draw)
+    frames, truth = film(clips, task.draw)
     loaded = stages(load, recipe, task.recipe, params, trained.checkpoint, None, Uncertainty())
     wanted = by_torch(module(loaded), recipe, frames)
     found: dict[str, Any] = {
