@@ -93,7 +93,7 @@ TASKS = (
         "cnn_gru-motion",
         "cnn_gru",
         {"num_classes": str(len(data.MOTIONS)), "size": "32", "frames": "6", "backbone": "resnet18", "depth": "1",
-         "hidden_dim": "128"},
+         "hidden_dim": "128", "streams": "false"},
         data.motion,
         Training(steps=350, batch=16, rate=1e-3),
         MOTION,
