@@ -41,8 +41,13 @@ def step(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def test_a_walk_carries_the_state_and_begins_with_the_initial_one() -> None:
     film = {"x": np.random.default_rng(0).standard_normal((1, 12, 2)).astype(np.float32)}
-    walks = {size: walked(step, film, INPUTS, OUTPUTS, STATE, size) for size in (1, 3, 12)}
+    made = {size: walked(step, film, INPUTS, OUTPUTS, STATE, size) for size in (1, 3, 12)}
+    walks = {size: answers for size, (answers, _) in made.items()}
     whole = step({**film, "a": np.ones((1, 2), np.float32), "b": np.zeros((1, 2), np.float32)})
+    for _, after in made.values():
+        assert after.keys() == {"a", "b"}
+        np.testing.assert_allclose(after["a"], whole["a_next"], rtol=1e-6)
+        np.testing.assert_array_equal(after["b"], whole["b_next"])
     for size, found in walks.items():
         assert found.keys() == {"y", "last"}
         np.testing.assert_allclose(found["y"], whole["y"], rtol=1e-6)
@@ -51,7 +56,7 @@ def test_a_walk_carries_the_state_and_begins_with_the_initial_one() -> None:
 
 def test_a_rest_shorter_than_a_chunk_is_left_out() -> None:
     film = {"x": np.zeros((1, 12, 2), np.float32)}
-    assert walked(step, film, INPUTS, OUTPUTS, STATE, CHUNK)["y"].shape == (1, CHUNK, 2)
+    assert walked(step, film, INPUTS, OUTPUTS, STATE, CHUNK)[0]["y"].shape == (1, CHUNK, 2)
 
 
 @pytest.mark.parametrize(
