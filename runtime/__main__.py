@@ -14,6 +14,7 @@ Exit codes: 0 done, 1 cannot do it, 2 wrong usage, 3 a gate failed.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,9 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "unpack": lambda: unpack_archive(given.archive, given.folder),
     }
     try:
-        return commands[given.command]()
+        code = commands[given.command]()
+        sys.stdout.flush()
+        return code
     except DeployError as error:
         return _refused(error)
+    except BrokenPipeError:  # whoever read standard output, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def info(bundle: Path, as_json: bool = False) -> int:

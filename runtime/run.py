@@ -110,7 +110,7 @@ def as_json(found: Mapping[str, Any]) -> str:
 def as_csv(found: Mapping[str, Any], header: bool) -> str:
     """Return one line of CSV, below its header where it is the first: what is decided, and the scores."""
     flat: dict[str, Any] = {
-        key: " ".join(map(str, value)) if isinstance(value, list) else value
+        key: " ".join(map(str, value)) if isinstance(value, list) else f"{value:.6g}" if key == "score" else value
         for key, value in found.items()
         if key != "outputs"
     }

@@ -1,6 +1,8 @@
 """The command line: what a stranger reads, two-line errors, exit codes, and JSON that is alone on standard output."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -95,3 +97,13 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixtu
         main(arguments)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error(bundle: Path) -> None:
+    words = [sys.executable, "-m", "deploy_runtime", "info", str(bundle), "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
