@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from xml.etree.ElementTree import Element
 
+from deploy_compile import trend
 from deploy_compile.markup import Child, el
 from deploy_compile.results import Layer, module_path
 from deploy_runtime.drift import Segment, Verdict
@@ -15,7 +16,7 @@ from deploy_runtime.evidence import Interval, Speed
 
 SHORT = {"fp32": "32", "bf16": "b16", "fp16": "16", "int8": "8"}  # what a cell of the map says
 MOST_USED = 1.5  # of its limit: where a parity bar ends
-COURSE_HEIGHT, MOST_DB = 64, 160.0  # pixels; what is exact is drawn at so much
+COURSE_HEIGHT = 64  # pixels
 PHASE_COLOURS = 8  # of a timeline; the number of a class stands in its segment
 STAGES = 4  # a map is parted into at least so many, if names of modules allow it DEEPEST levels down
 DEEPEST = 4
@@ -89,7 +90,7 @@ def timeline(rows: Sequence[tuple[str, Sequence[Segment]]], labels: Sequence[str
 
 def course(values_db: Sequence[float], begins_db: float, ends_db: float, said: str) -> Element:
     """Ratios in dB along a film as a broken line, the trend as a dashed one; `said` tells it in words."""
-    shown = [max(min(value, MOST_DB), 0.0) for value in values_db]
+    shown = [max(min(value, trend.MOST_DB), 0.0) for value in values_db]
     low, high = min(*shown, begins_db, ends_db) - 1.0, max(*shown, begins_db, ends_db) + 1.0
 
     def height(value: float) -> str:

@@ -42,13 +42,20 @@ class Contexts:
             {name: tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, number)) for name in inputs}
             for number in range(engine.num_optimization_profiles)
         ]
-        self._made = dict[int, Context]()
+        self._made = dict[int, Context]()  # by the number of the profile
+        self._known = dict[tuple[tuple[str, Shape], ...], Context]()  # by the shapes: a stream steps with the same ones
 
     def of(self, shapes: Mapping[str, Shape], stream: int) -> Context:
         """Return the context for inputs of these shapes, with its profile selected on a CUDA stream.
 
         Raises DeployError where the engine serves no such shapes, or the GPU has no memory for another context.
         """
+        key = tuple(shapes.items())
+        if key not in self._known:
+            self._known[key] = self._chosen(shapes, stream)
+        return self._known[key]
+
+    def _chosen(self, shapes: Mapping[str, Shape], stream: int) -> Context:
         fitting = [number for number, ranges in enumerate(self._ranges) if _fits(ranges, shapes)]
         if not fitting:
             said = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
@@ -66,6 +73,7 @@ class Contexts:
     def close(self) -> None:
         """Let all contexts go."""
         self._made.clear()
+        self._known.clear()
 
 
 def _selected(handle: Any, number: int, stream: int) -> Context:

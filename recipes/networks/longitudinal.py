@@ -119,8 +119,8 @@ class ShuffleHead(nn.Module):
 class PairEncoder(nn.Module):
     """What the networks of pairs share: one encoder for both studies, which it sees as one batch (`together`) or apart.
 
-    Nothing in the encoder mixes the images of a batch, so that the numbers are the same; which is faster is measured
-    (docs/pairs-measured.md).
+    Nothing in the encoder mixes the images of a batch, so that the numbers are the same; which is faster is for
+    benchmarks/shared_encoder.py to measure.
     """
 
     def __init__(self, width: Widths, size: int, layers: int, together: bool) -> None:

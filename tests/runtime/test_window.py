@@ -1,7 +1,6 @@
 """A network that reads later frames too slides a window, and only new frames go through its backbone."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +10,24 @@ from deploy_runtime import DeployError, Model, UsageError, load
 from deploy_runtime.check import check
 from tests.runtime import tiny_stream, tiny_window
 from tests.runtime.test_run import film, printed
-from tests.runtime.test_stream import BACKENDS, close
+from tests.runtime.test_stream import close, model
 from tests.runtime.tiny_window import WINDOW
 
-__all__ = ["film"]  # the fixture
+__all__ = ["film", "model"]  # fixtures; `model` opens what `streaming` says here
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def streaming(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_window.write(tmp_path_factory.mktemp("window") / "bundle")
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def model(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Model]:
-    with load(bundle, backend=request.param) as opened:
-        yield opened
-
-
-def test_the_bundle_passes_its_golden_samples(bundle: Path) -> None:
-    rows = {row.name: row.outcome for row in check(bundle).rows}
+def test_the_bundle_passes_its_golden_samples(streaming: Path) -> None:
+    rows = {row.name: row.outcome for row in check(streaming).rows}
     assert rows["openvino fp32"] == rows["onnxruntime fp32"] == "passed"
 
 
 @pytest.mark.parametrize("hop", [1, 2, 4, WINDOW])
-def test_every_window_gives_what_the_clip_gives(model: Model, bundle: Path, hop: int) -> None:
+def test_every_window_gives_what_the_clip_gives(model: Model, streaming: Path, hop: int) -> None:
     shots = tiny_stream.clips(1, frames=24, seed=2)
     with model.stream(window=WINDOW, hop=hop) as stream:
         for end in range(hop, 25, hop):
@@ -43,7 +36,7 @@ def test_every_window_gives_what_the_clip_gives(model: Model, bundle: Path, hop:
                 assert answers == {}, "a window that is not full says nothing"
                 continue
             window = {"frames": shots[:, end - WINDOW : end]}
-            whole = tiny_window.reference(bundle / "graphs" / "fp32.onnx", window["frames"])["logits"]
+            whole = tiny_window.reference(streaming / "graphs" / "fp32.onnx", window["frames"])["logits"]
             assert answers.keys() == {"logits"}
             assert close(answers["logits"], whole)
             assert close(model.run(window)["logits"], whole)
@@ -88,20 +81,20 @@ def test_a_network_that_looks_at_no_later_frame_needs_no_window(tmp_path: Path) 
 
 
 def test_a_video_is_told_of_by_windows(
-    bundle: Path, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    streaming: Path, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = ("--format", "jsonl", "--every", "1")
-    code, out, _ = printed(capsys, str(bundle), "--video", str(film), "--hop", "2", *kind)
+    code, out, _ = printed(capsys, str(streaming), "--video", str(film), "--hop", "2", *kind)
     told = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert [line["frame"] for line in told] == [5, 7, 9, 11, 13, 15, 17, 19]  # the last frame of each window
     assert all(line["class"] == int(np.argmax(line["outputs"]["logits"][-1])) for line in told)
-    code, out, _ = printed(capsys, str(bundle), "--video", str(film), *kind)
+    code, out, _ = printed(capsys, str(streaming), "--video", str(film), *kind)
     assert [json.loads(line)["frame"] for line in out.splitlines()] == [0, 6, 12]  # clips, one behind the other
     assert json.loads(out.splitlines()[1])["outputs"]["logits"] == pytest.approx(
         np.array(next(line for line in told if line["frame"] == 11)["outputs"]["logits"]), abs=1e-5
     )
-    code, _, said = printed(capsys, str(bundle), "--video", str(film), "--hop", "1", "--every", "4")
+    code, _, said = printed(capsys, str(streaming), "--video", str(film), "--hop", "1", "--every", "4")
     assert code != 0
     assert "ends before the first window of frames is full" in said
     causal = tiny_stream.write(tmp_path / "causal")
