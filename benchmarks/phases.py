@@ -10,8 +10,6 @@ own state. Results go to benchmarks/results/phases, docs/phases.md is made from 
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,25 +19,23 @@ from typing import Any
 import kept
 import numpy as np
 import torch
+from compiled import by_torch, compiled, opened, shipped
 from tasks_list import get
 from tasks_train import calibrate_on, ready, scenes, train
 
 from deploy_compile.cache import Stages
 from deploy_compile.load import load, module
 from deploy_compile.options import Options, fitted
-from deploy_compile.samples import at_start
 from deploy_compile.uncertainty import Uncertainty
 from deploy_recipes import Recipe
-from deploy_runtime import device_cache, manifest, phases
+from deploy_runtime import device_cache, phases
 from deploy_runtime.data import encode
-from deploy_runtime.model import Model, open_session
 
 RESULTS = Path(__file__).parent / "results" / "phases"
 PAGE = Path(__file__).parent.parent / "docs" / "phases.md"
 TASKS = ("resnet50_gru-last_seen", "resnet50_tecno-last_seen")
 SCENES = 200  # of the test
 THREADS = 1
-COMPILE_S = 3600
 HEAD = """# Phases over time, measured
 
 Made by `python benchmarks/phases.py` from the results in `benchmarks/results/phases`: networks trained on scenes of
@@ -53,9 +49,9 @@ that PyTorch fp32, carrying its own state, decides; *right*: with the true one. 
 """
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(task_name: str) -> dict[str, Any]:
     """Train or find the network, compile it as a stream, step every candidate through the film."""
-    task = get(name)
+    task = get(task_name)
     stages = Stages(device_cache.folder(), lambda *told: print(" ", *told, flush=True), lambda *_: None)
     clips = fitted(Options(task.recipe, task.params))
     trained = stages(train, clips, task.params, task.draw, task.training)
@@ -64,29 +60,26 @@ def measure(name: str) -> dict[str, Any]:
     recipe = fitted(Options(task.recipe, params))
     frames, truth = film(clips, task.draw)
     loaded = stages(load, recipe, task.recipe, params, trained.checkpoint, None, Uncertainty())
-    wanted = by_torch(module(loaded), recipe, frames)
+    torch.set_num_threads(THREADS)
+    wanted = by_torch(module(loaded), recipe, frames)[0].argmax(-1)
     found: dict[str, Any] = {
-        "task": name, "recipe": task.recipe, "frames": len(frames), "failed": "",
+        "task": task_name, "recipe": task.recipe, "frames": len(frames), "failed": "",
         "torch": float(np.mean(wanted == truth)), "candidates": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         bundle = Path(place) / "bundle"
-        words = [word for key, value in params.items() for word in ("--param", f"{key}={value}")]
-        command = [sys.executable, "-m", "deploy_compile", "recipe", task.recipe, *words, "--int8", "--target", "cpu"]
-        given = ["--weights", str(trained.checkpoint), "--calibration", str(folder), "--out", str(bundle)]
-        made = subprocess.run([*command, *given], capture_output=True, text=True, check=False, timeout=COMPILE_S)
-        if made.returncode:
-            return {**found, "failed": made.stderr.strip().splitlines()[-1]}
-        for row in manifest.read(bundle).candidates:
-            if row.status == "passed" and row.file is not None:
-                decided = by_engine(bundle, row.name, frames)
-                found["candidates"].append(
-                    {
-                        "name": row.name,
-                        "right": float(np.mean(decided == truth)),
-                        "phases": encode(replace(phases.compare(wanted, decided), reference=(), got=())),
-                    }
-                )
+        options = ("--weights", str(trained.checkpoint), "--calibration", str(folder))
+        found["failed"] = compiled(task.recipe, bundle, params, *options)
+        for name in [] if found["failed"] else shipped(bundle):
+            with opened(bundle, name, THREADS) as model, model.stream() as stream:
+                decided = np.array([int(stream.step(frame)["logits"][0, 0].argmax()) for frame in frames])
+            found["candidates"].append(
+                {
+                    "name": name,
+                    "right": float(np.mean(decided == truth)),
+                    "phases": encode(replace(phases.compare(wanted, decided), reference=(), got=())),
+                }
+            )
     return found
 
 
@@ -98,31 +91,6 @@ def film(recipe: Recipe, draw: Any) -> tuple[list[dict[str, np.ndarray]], np.nda
         steps += [{name: clip[:, place : place + 1]} for place in range(clip.shape[1])]
         truth.append(right)
     return steps, np.concatenate(truth)
-
-
-@torch.inference_mode()
-def by_torch(net: torch.nn.Module, recipe: Recipe, frames: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """Return what PyTorch fp32 decides for each frame, its own state carried on."""
-    torch.set_num_threads(THREADS)
-    state = [torch.from_numpy(array) for array in at_start({}, recipe).values()]
-    said = []
-    for frame in frames:
-        logits, *others = net(*(torch.from_numpy(array) for array in frame.values()), *state)
-        state = others[-len(state) :]
-        said.append(int(logits[0, 0].argmax()))
-    return np.array(said)
-
-
-def by_engine(bundle: Path, candidate: str, frames: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """Return what a candidate of the bundle decides for each frame, through the runtime's stream."""
-    found = manifest.read(bundle)
-    row = next(row for row in found.candidates if row.name == candidate)
-
-    def opened(size: int | None = None) -> Any:
-        return open_session(bundle, found, row, THREADS, size)
-
-    with Model(found, row, opened(), "", opened) as model, model.stream() as stream:
-        return np.array([int(stream.step(frame)["logits"][0, 0].argmax()) for frame in frames])
 
 
 def write_page(results: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import kept
 import numpy as np
+from compiled import compiled, shipped
 
 from deploy_runtime.data import encode
 from deploy_runtime.machine import physical_cores
@@ -29,7 +30,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "pairs-measured.md"
 NETWORKS = ("longitudinal_mim", "longitudinal_mim_big")
 FORMS = ("once", "twice")
 BUDGET_S = 60.0
-COMPILE_S = 3600
 HEAD = """# One encoder, two studies: measured
 
 Made by `python benchmarks/shared_encoder.py` from the results in `benchmarks/results/shared_encoder`: seeded weights,
@@ -48,14 +48,9 @@ def measure(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         bundles = {form: Path(folder) / form for form in FORMS}
         for form, bundle in bundles.items():
-            command = [sys.executable, "-m", "deploy_compile", "recipe", name, "--int8", "--target", "cpu"]
-            made = subprocess.run(
-                [*command, "--param", f"encoder={form}", "--out", str(bundle)],
-                capture_output=True, text=True, check=False, timeout=COMPILE_S,
-            )  # fmt: skip
-            if made.returncode:
-                return {**found, "failed": made.stderr.strip().splitlines()[-1]}
-        for candidate in sorted(shipped(bundles["once"]) & shipped(bundles["twice"])):
+            if failed := compiled(name, bundle, {"encoder": form}):
+                return {**found, "failed": failed}
+        for candidate in sorted(set(shipped(bundles["once"])) & set(shipped(bundles["twice"]))):
             for threads in sorted({1, physical_cores()}):
                 result = Path(folder) / "result.json"
                 words = [sys.executable, __file__, name, "--of", *map(str, bundles.values())]
@@ -63,13 +58,6 @@ def measure(name: str) -> dict[str, Any]:
                 subprocess.run([*words, *rest], check=True)
                 found["candidates"].append(json.loads(result.read_text()))
     return found
-
-
-def shipped(bundle: Path) -> set[str]:
-    """Return the names of the candidates that passed on this processor."""
-    from deploy_runtime import manifest
-
-    return {row.name for row in manifest.read(bundle).candidates if row.status == "passed" and row.file is not None}
 
 
 def timed(bundles: dict[str, Path], candidate: str, threads: int) -> dict[str, Any]:

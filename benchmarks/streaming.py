@@ -21,12 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kept
 import numpy as np
+from compiled import by_torch, compiled, opened, shipped
 from streaming_page import write_page
 
 import deploy_recipes
@@ -40,7 +40,6 @@ EARLY = 100  # steps whose drift the last ones' is compared with
 SEED = 7001
 BUDGET_S = 60.0  # for one step against window
 THREADS = 1
-COMPILE_S = 3600
 RESAMPLES = 1000
 TENTHS = 10
 
@@ -52,14 +51,8 @@ def measure(name: str, twin: bool, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"failed": "", "candidates": {}}
     with tempfile.TemporaryDirectory() as folder:
         bundle, film = Path(folder) / "bundle", Path(folder) / "film.npz"
-        words = [word for key, value in params.items() for word in ("--param", f"{key}={value}")]
-        command = [sys.executable, "-m", "deploy_compile", "recipe", name, "--int8", "--target", "cpu", *words]
-        made = subprocess.run(
-            [*command, "--out", str(bundle)], capture_output=True, text=True, check=False, timeout=COMPILE_S
-        )
-        if made.returncode:
-            found["failed"] = made.stderr.strip().splitlines()[-1]
-        else:
+        found["failed"] = compiled(name, bundle, params)
+        if not found["failed"]:
             carried(recipe.fitted(recipe.values(params)), name, params, steps, film)
             for candidate in shipped(bundle):
                 result = Path(folder) / "result.json"
@@ -79,14 +72,6 @@ def measure(name: str, twin: bool, steps: int) -> dict[str, Any]:
     }
 
 
-def shipped(bundle: Path) -> list[str]:
-    """Return the names of the candidates that passed on this processor."""
-    from deploy_runtime import manifest
-
-    rows = manifest.read(bundle).candidates
-    return [row.name for row in rows if row.status == "passed" and row.file is not None and row.target == "cpu"]
-
-
 def film_of(recipe: Recipe, steps: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield so many frames of synthetic clips, one after the other, as a step takes them."""
     from deploy_compile import synthetic
@@ -101,39 +86,24 @@ def film_of(recipe: Recipe, steps: int) -> Iterator[dict[str, np.ndarray]]:
 
 def carried(recipe: Recipe, name: str, params: dict[str, str], steps: int, path: Path) -> None:
     """Write PyTorch's logits for every frame of the film, its own state carried on."""
-    import torch
-
     from deploy_compile.cache import Stages
     from deploy_compile.load import load, module
-    from deploy_compile.samples import at_start
     from deploy_compile.uncertainty import Uncertainty
     from deploy_runtime import device_cache
 
     stages = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
     net = module(stages(load, recipe, name, params, "seeded", None, Uncertainty()))
-    state = [torch.from_numpy(array) for array in at_start({}, recipe).values()]
-    said = []
-    with torch.inference_mode():
-        for frame in film_of(recipe, steps):
-            logits, *others = net(*(torch.from_numpy(array) for array in frame.values()), *state)
-            state = others[-len(state) :]
-            said.append(logits.numpy())
-    np.savez(path, logits=np.concatenate(said, axis=1))
+    np.savez(path, logits=by_torch(net, recipe, film_of(recipe, steps)))
 
 
 def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> dict[str, Any]:
     """Measure one candidate, in this process."""
     from deploy_compile.stream_parity import sqnr
-    from deploy_runtime import manifest, timing
-    from deploy_runtime.model import Model, open_session
+    from deploy_runtime import timing
 
-    found = manifest.read(bundle)
-    row = next(row for row in found.candidates if row.name == candidate)
+    model = opened(bundle, candidate, THREADS)
     recipe = deploy_recipes.get(name)
-    recipe = recipe.fitted(recipe.values(found.params))
-    model = Model(
-        found, row, open_session(bundle, found, row, THREADS), "", partial(open_session, bundle, found, row, THREADS)
-    )
+    recipe = recipe.fitted(recipe.values(model.manifest.params))
     with np.load(film) as arrays:
         wanted = arrays["logits"]
     frames = list(film_of(recipe, recipe.frames))
