@@ -6,7 +6,7 @@ with Q/DQ pairs as written, or no graph is. Held-out samples are never looked at
 Three stages. `reach`: how much the graph has to spare as it is; where that is enough, nothing else is done. `rank`:
 each layer's share of the error, measured alone (see `sensitivity`), and of the time on this processor (see `profile`).
 `repair`: the least number of layers, in that order, is found by trying: shares predict where to begin, the gates
-decide.
+decide. Where that order leaves no layer in INT8, the order of the errors alone is tried.
 """
 
 import bisect
@@ -73,12 +73,13 @@ def repair(
 ) -> Repaired:
     """Return the INT8 graph with as many layers in float as it takes to pass, none where no layer may stay in INT8."""
     errors, times = ranked.errors, ranked.times
-    gains = _gains(times, tuple(errors))
-    order = sorted(errors, key=lambda node: -errors[node] / gains[node])
     limit = tightened(recipe.limit("int8"), margin_db)
     with _trials(fp32, int8, recipe, calibration, threads) as trial:
-        before = trial.noise(order)
-        count = trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit))
+        before = trial.noise(tuple(errors))
+        for order in _orders(errors, times):
+            count = trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit))
+            if count < len(order):
+                break
         after = trial.noise(order[count:])
     taken = order[:count]
     done = Repair(tuple(taken), len(order), decibels(before), decibels(after), _slower(times, taken))
@@ -140,6 +141,13 @@ class _Trials:
             got = answers(self.both, self.samples, key)
             self._seen[key] = measure(self.reference, got, self.task), noise(self.reference, got)
         return self._seen[key]
+
+
+def _orders(errors: Mapping[str, float], times: Mapping[str, tuple[float, float]]) -> tuple[list[str], list[str]]:
+    """Return the layers by error per millisecond, and by error alone: where the worst is what gains most, it goes last
+    in the first order, and nothing is left for INT8."""
+    gains = _gains(times, tuple(errors))
+    return sorted(errors, key=lambda node: -errors[node] / gains[node]), sorted(errors, key=lambda node: -errors[node])
 
 
 def _gains(times: Mapping[str, tuple[float, float]], nodes: Sequence[str]) -> dict[str, float]:

@@ -156,3 +156,20 @@ def test_a_pass_that_changes_answers_is_caught(net: Net, monkeypatch: pytest.Mon
     monkeypatch.setattr(lower_onnxruntime, "lower", broken)
     with pytest.raises(ValueError, match="moved the answers"):
         lower_for_cpu(onnx.load(net.fp32.path), Batch(), quantized=False)
+
+
+def test_a_product_by_int8_weights_is_compared_unrounded() -> None:
+    # ONNX Runtime's optimiser would make it a MatMulNBits, which rounds what it reads to INT8 on processors.
+    weights = {"scale": np.full(32, 0.01, np.float32), "zero": np.zeros(32, np.int8)}
+    weights["product"] = np.random.default_rng(3).integers(-127, 128, (32, 32)).astype(np.int8)
+    nodes = [
+        conv("x", "wide", weights, INSIDE, 3, 3, 3, 3),
+        conv("wide", "deep", weights, INSIDE, 1, 3, 3, 3, groups=INSIDE),
+        conv("deep", "narrow", weights, 32, INSIDE, 1, 1, 1),
+        helper.make_node("Transpose", ["narrow"], ["last"], "/last", perm=[0, 2, 3, 4, 1]),
+        helper.make_node("DequantizeLinear", ["product", "scale", "zero"], ["whole"], "/dq", axis=1),
+        helper.make_node("MatMul", ["last", "whole"], ["y"], "/product"),
+    ]
+    found = lower_for_cpu(graph(nodes, weights, 3), Batch(16, 16, 16), quantized=True)
+    assert found.difference is not None
+    assert found.difference < 1e-5

@@ -179,7 +179,20 @@ def test_a_margin_leaves_decisions_alone_and_reaches_single_outputs() -> None:
     assert replace(repair.tightened(limit, 0.0), outputs=limit.outputs) == limit
 
 
-def test_layers_kept_by_the_recipe_stay_kept(tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges]) -> None:
+def test_the_worst_layer_goes_alone_though_it_gains_most(
+    tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {f"/layer{i}/Conv": (1.0, 1.0) for i in range(LAYERS)} | {BAD: (3.0, 1.0)}
+    monkeypatch.setattr(repair, "profile", lambda *_: times)
+    found = repaired(tmp_path, made, Limit(sqnr_db=20.0))
+    assert found.repair.taken == (BAD,)
+    assert found.graph is not None
+
+
+def test_layers_kept_by_the_recipe_stay_kept(
+    tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "profile", lambda *_: {f"/layer{i}/Conv": (2.0, 1.0) for i in range(LAYERS)})
     folder, fp32, _, ranges = made
     asked = replace(recipe(Limit(sqnr_db=20.0), Features()), keep_float=(Keep("/layer0/*", "the stem"),))
     (tmp_path / "plain").mkdir()
