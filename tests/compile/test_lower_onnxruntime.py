@@ -160,7 +160,7 @@ def test_a_pass_that_changes_answers_is_caught(net: Net, monkeypatch: pytest.Mon
 
 def test_a_product_by_int8_weights_is_compared_unrounded() -> None:
     # ONNX Runtime's optimiser would make it a MatMulNBits, which rounds what it reads to INT8 on processors.
-    weights = {"scale": np.full(32, 0.01, np.float32), "zero": np.zeros(32, np.int8)}
+    weights: dict[str, np.ndarray] = {"scale": np.full(32, 0.01, np.float32), "zero": np.zeros(32, np.int8)}
     weights["product"] = np.random.default_rng(3).integers(-127, 128, (32, 32)).astype(np.int8)
     nodes = [
         conv("x", "wide", weights, INSIDE, 3, 3, 3, 3),
