@@ -13,7 +13,8 @@ outputs count alike: their ratios of noise to signal are averaged.
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from operator import itemgetter
 
 import numpy as np
 import onnx
@@ -72,18 +73,42 @@ def alone(
 ) -> dict[str, float]:
     """Return the noise that each layer causes when only it is in INT8, on as many samples as `budget_s` allows.
 
-    At least one sample is run for every layer.
+    Where that is less than one sample for every layer, neighbours are switched together and the worst of such groups
+    split for as long as there is time: noises of layers add up, and those of a group that stayed whole share its noise.
     """
-    found = dict.fromkeys(both.nodes, 0.0)
-    begun = time.monotonic()
+    begun, found = time.monotonic(), dict.fromkeys(both.nodes, 0.0)
     for count, sample in enumerate(samples, start=1):
         wanted = {name: array[count - 1 : count] for name, array in reference.items()}
+
+        def measured(nodes: Sequence[str], sample: Sample = sample, wanted: Answers = wanted) -> float:
+            return noise(wanted, both.run(sample, nodes))
+
+        if count == 1:
+            measured(both.nodes[:1])
+            spent = time.monotonic() - begun
+            if spent * len(both.nodes) > budget_s:
+                return _shared(measured, both.nodes, spent, begun + budget_s)
         for node in both.nodes:
-            found[node] += noise(wanted, both.run(sample, (node,)))
+            found[node] += measured((node,))
         spent = time.monotonic() - begun
         if count == len(samples) or spent + spent / count > budget_s:
             return {node: total / count for node, total in found.items()}
     return found
+
+
+def _shared(
+    measured: Callable[[Sequence[str]], float], nodes: Sequence[str], run_s: float, until: float
+) -> dict[str, float]:
+    """Return each layer's share of the noise of its group; half of the time is for splitting the worst of them."""
+    runs = max(1, int((until - time.monotonic()) / run_s / 2))
+    size = math.ceil(len(nodes) / runs)
+    groups = [(measured(group), group) for group in (nodes[at : at + size] for at in range(0, len(nodes), size))]
+    while any(len(group) > 1 for _, group in groups) and time.monotonic() + 2 * run_s <= until:
+        worst = max((pair for pair in groups if len(pair[1]) > 1), key=itemgetter(0))
+        groups.remove(worst)
+        half = len(worst[1]) // 2
+        groups += [(measured(part), part) for part in (worst[1][:half], worst[1][half:])]
+    return {node: together / len(group) for together, group in groups for node in group}
 
 
 def own_errors(

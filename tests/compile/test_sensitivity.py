@@ -1,8 +1,9 @@
 """Both forms of a graph in one, and what each layer's INT8 form does to the output."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -10,10 +11,12 @@ import pytest
 from onnx import numpy_helper
 
 from deploy_compile import onnx_graph, session
-from deploy_compile.sensitivity import noise, sensitivity
+from deploy_compile.sensitivity import alone, noise, sensitivity
 from deploy_compile.switches import Switched, switched
 from tests import toys
 from tests.compile.quantized_toy import Toy, toy
+
+WORST = "/layer57"
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,30 @@ def test_noise_counts_outputs_alike_and_an_output_of_zeros_by_its_noise() -> Non
     wanted = {"a": np.array([3.0, 4.0]), "b": np.zeros(2)}
     got = {"a": np.array([3.0, 4.5]), "b": np.array([0.1, 0.0])}
     assert noise(wanted, got) == pytest.approx((0.25 / 25 + 0.01) / 2)
+
+
+class Many:
+    """A network of which every layer adds a power of noise of its own, and each run takes a second."""
+
+    def __init__(self) -> None:
+        self.powers = {f"/layer{index}": 1e-4 + 1e-6 * index for index in range(100)} | {WORST: 0.1}
+        self.nodes, self.runs = tuple(self.powers), 0
+
+    def run(self, _: object, nodes: Sequence[str]) -> dict[str, np.ndarray]:
+        self.runs += 1
+        return {"y": np.full((1, 1), 1.0 + sum(self.powers[node] for node in nodes) ** 0.5)}
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 16.0, 40.0, 99.0, 101.0, 1000.0])
+def test_many_layers_in_little_time_are_measured_in_groups(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Many()
+    monkeypatch.setattr("time.monotonic", lambda: float(both.runs))
+    found = alone(cast(Switched, both), [{"x": np.ones(1)}], {"y": np.ones((1, 1))}, seconds)
+    assert both.runs <= seconds + 1
+    assert found.keys() == both.powers.keys()
+    assert sum(found.values()) == pytest.approx(sum(both.powers.values()))
+    if seconds >= 16:
+        assert max(found, key=lambda node: found[node]) == WORST
+        assert found[WORST] == pytest.approx(0.1, rel=0.1)
+    if seconds >= 101:
+        assert found == pytest.approx(both.powers)
