@@ -76,10 +76,11 @@ def repair(
     limit = tightened(recipe.limit("int8"), margin_db)
     with _trials(fp32, int8, recipe, calibration, threads) as trial:
         before = trial.noise(tuple(errors))
-        for order in _orders(errors, times):
-            count = trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit))
-            if count < len(order):
-                break
+        tried = (
+            (order, trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit)))
+            for order in _orders(errors, times)
+        )
+        order, count = next((one for one in tried if one[1] < len(errors)), (list(errors), len(errors)))
         after = trial.noise(order[count:])
     taken = order[:count]
     done = Repair(tuple(taken), len(order), decibels(before), decibels(after), _slower(times, taken))

@@ -36,6 +36,7 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_accuracy_before_and_after_comes_first(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ def script() -> ModuleType:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
+@pytest.mark.slow
 def test_every_engine_is_built_for_a_range_of_batches_and_polygraphy_agrees(script: ModuleType) -> None:
     found = script.built(f"{ROOT / 'tests' / 'tiny_nets.py'}:tiny")
     rows = {row["name"].partition(" ")[2]: row for row in found["candidates"]}

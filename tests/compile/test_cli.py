@@ -59,6 +59,7 @@ def test_doctor_says_what_builds_and_runs(capsys: pytest.CaptureFixture[str], mo
     assert found["cache"]["writable"]
 
 
+@pytest.mark.slow
 def test_the_same_again_imports_no_torch(tmp_path: Path) -> None:
     """The second run of a command, in a process of its own: what stands in the cache needs no PyTorch."""
     nets = Path(__file__).parents[1] / "tiny_nets.py"

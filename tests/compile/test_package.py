@@ -97,6 +97,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_bundle_gives_the_same_bytes_anywhere(bundle: Path, tmp_path: Path) -> None:
     first = package(bundle, "jetson-jp6", tmp_path / "a" / "one.tar.gz")
     copy = tmp_path / "another place" / "of another name"

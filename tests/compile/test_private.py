@@ -36,6 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarra
     return place / "bundle", images
 
 
+@pytest.mark.slow
 def test_no_name_is_in_any_file(made: tuple[Path, list[np.ndarray]]) -> None:
     bundle, _ = made
     for path in (p for p in bundle.rglob("*") if p.is_file()):

@@ -61,6 +61,7 @@ def test_what_is_no_map_has_no_picture() -> None:
     assert picture(replace(tiny_pair, task=Classes(5)), INPUTS, TRUTH, TRUTH) is None
 
 
+@pytest.mark.slow
 def test_the_picture_is_in_the_bundle_the_report_and_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

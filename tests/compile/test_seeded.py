@@ -65,6 +65,7 @@ def with_branches() -> Iterator[Any]:
             yield pytest.param(name, marks=pytest.mark.slow) if seen[family] > 2 else name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(with_branches()))
 def test_the_deepest_branch_is_alive_in_the_twin(name: str) -> None:
     assert moved(*built(deploy_recipes.get(name), **twin(name))) >= LEAST_IN_TWIN

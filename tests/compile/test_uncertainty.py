@@ -348,6 +348,7 @@ def test_the_same_module_comes_back_and_its_graph_takes_any_batch(how: Uncertain
         assert np.allclose(np.asarray(one), other.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_from_two_checkpoints_to_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = checkpoints(tmp_path)
     monkeypatch.setenv("DEPLOY_CACHE", str(tmp_path / "cache"))

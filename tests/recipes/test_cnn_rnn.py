@@ -122,6 +122,7 @@ def test_what_is_read_of_a_clip() -> None:
     assert torch.equal(ends(frames), last(frames))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params"),
     [

@@ -166,6 +166,7 @@ def test_a_training_checkpoint_loads(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[key], value) for key, value in net.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_graph_is_plain_onnx_and_long_norms_are_split(name: str, tmp_path: Path) -> None:
     options = Options(f"{longitudinal.__file__}:{name}", RECIPES[name].twin, fp16=True, int8=True)
