@@ -11,8 +11,8 @@ from rich.table import Table
 
 from deploy_compile.fingerprint import LIBRARIES
 from deploy_compile.machine import facts, versions
-from deploy_compile.targets import driver_found, get, names
-from deploy_runtime import backends, device_cache
+from deploy_compile.targets import get, names
+from deploy_runtime import backends, cuda, device_cache
 
 BUILD_NEEDS = {"tensorrt_rtx": "tensorrt_rtx_cu13"}  # the package without which nothing is built, by backend
 
@@ -36,22 +36,22 @@ def _cache() -> dict[str, Any]:
 
 
 def _target(name: str, machine: dict[str, str]) -> dict[str, Any]:
-    target = get(name)
-    found = []
+    target, found = get(name), []
+    no_gpu = None if target.name == "cpu" else cuda.driver()
     for backend, precisions in target.precisions.items():
         missing = backends.get(backend).missing()
         package = BUILD_NEEDS.get(backend, backend)
-        builds = bool(versions(package, f"{package}-gpu")) and (not target.needs_driver or driver_found())
+        builds = bool(versions(package, f"{package}-gpu")) and not (target.needs_driver and no_gpu)
         found.append(
             {
                 "backend": backend,
                 "precisions": list(precisions),
                 "builds": builds,
-                "runs": missing is None and (target.name == "cpu" or driver_found()),
-                "why_not": missing or ("" if target.name == "cpu" or driver_found() else "no NVIDIA driver found"),
+                "runs": missing is None and no_gpu is None,
+                "why_not": missing or no_gpu or "",
             }
         )
-    notes = [target.note] if target.note and not driver_found() else []
+    notes = [target.note] if target.note and cuda.driver() else []
     if name == "cpu":
         notes += _cpu_notes(machine.get("instructions", "").split(), machine.get("architecture", ""))
     return {"target": name, "about": target.about, "backends": found, "notes": notes}

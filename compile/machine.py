@@ -1,12 +1,13 @@
 """Plain facts of this machine, for provenance and for cache keys. Never a host name, a user name or an address."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+
+from deploy_runtime.machine import memory, physical_cores
 
 # Instruction sets that decide which INT8 and bf16 kernels a library picks, by the kernel's names for them.
 ISA_FLAGS = (
@@ -35,7 +36,7 @@ def identity() -> Mapping[str, str]:
         "cpu": info.get("model name") or info.get("cpu model") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "instructions": " ".join(instructions()),
-        "cores": str(cores()),
+        "cores": str(physical_cores()),
         "system": platform.system(),
         "python": platform.python_version(),
         "gpu": _gpu(),
@@ -43,8 +44,9 @@ def identity() -> Mapping[str, str]:
 
 
 def facts() -> Mapping[str, str]:
-    """Return `identity` and what is worth reading beside a timing: the memory of the machine."""
-    return {**identity(), "memory_gib": memory_gib()}
+    """Return `identity` and what is worth reading beside a timing: the memory of the machine in GiB, or "unknown"."""
+    bytes_ = memory()
+    return {**identity(), "memory_gib": "unknown" if bytes_ is None else f"{bytes_ / GIB:.1f}"}
 
 
 def instructions() -> tuple[str, ...]:
@@ -52,26 +54,6 @@ def instructions() -> tuple[str, ...]:
     info = _cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return tuple(flag for flag in ISA_FLAGS if flag in flags)
-
-
-def cores() -> int:
-    """Return how many physical cores this process may use; logical ones where the system does not tell."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = set()
-    for cpu in allowed:
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        if not path.is_file():
-            return len(allowed)
-        siblings.add(path.read_text())
-    return len(siblings)
-
-
-def memory_gib() -> str:
-    """Return the physical memory in GiB, or "unknown"."""
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.1f}"
-    except (AttributeError, ValueError, OSError):
-        return "unknown"
 
 
 @cache

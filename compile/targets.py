@@ -6,14 +6,12 @@ full TensorRT belongs to the very device, so targets that are devices ship graph
 Sources of the versions: NVIDIA's JetPack release notes and TensorRT support matrices (10.3 to 11.4.1).
 """
 
-import ctypes
 import difflib
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 from deploy_compile.results import Form
+from deploy_runtime import cuda
 from deploy_runtime.errors import DeployError, UsageError
 from deploy_runtime.evidence import Backend, Precision
 
@@ -23,7 +21,6 @@ INT8: frozenset[Precision] = frozenset({"int8", "int8_bf16", "int8_fp16"})
 BUILT_HERE = "built here, not run on hardware"
 BUILT_THERE = "the device builds it: not run on hardware"
 ON_DEVICE: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8_fp16")
-CUDA_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,10 @@ def candidates(targets: Iterable[str], fp16: bool, int8: bool) -> tuple[tuple[Ta
     asked = ALWAYS | (FP16 if fp16 else frozenset()) | (INT8 if int8 else frozenset())
     found: list[tuple[Target, Backend, Precision]] = []
     for target in map(get, dict.fromkeys(targets)):
-        if target.needs_driver and not driver_found():
+        missing = cuda.driver() if target.needs_driver else None
+        if missing:
             raise DeployError(
-                f"target {target.name} is built and measured beside an NVIDIA driver, and this machine has none",
+                f"target {target.name} is built and measured on an NVIDIA GPU: {missing}",
                 "Run the command on a machine with the GPU, or ask for --target rtx, whose engines are built anywhere.",
             )
         for backend, offered in target.precisions.items():
@@ -182,13 +180,3 @@ def candidates(targets: Iterable[str], fp16: bool, int8: bool) -> tuple[tuple[Ta
             wanted = frozenset(offered) if len(offered) == 1 or (target.built_there and int8) else asked
             found.extend((target, backend, precision) for precision in offered if precision in wanted)
     return tuple(found)
-
-
-@cache
-def driver_found() -> bool:
-    """Whether an NVIDIA driver is installed and starts: `cuInit` is the only proof."""
-    try:
-        driver = ctypes.CDLL(CUDA_LIBRARY)
-    except OSError:
-        return False
-    return int(driver.cuInit(0)) == 0

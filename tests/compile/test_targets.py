@@ -1,6 +1,7 @@
 import pytest
 
 from deploy_compile import targets
+from deploy_runtime import cuda
 from deploy_runtime.errors import DeployError, UsageError
 
 
@@ -41,10 +42,10 @@ def test_unknown_target_suggests_the_nearest() -> None:
 
 
 def test_cuda_is_refused_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "driver_found", lambda: False)
-    with pytest.raises(DeployError, match="NVIDIA driver"):
+    monkeypatch.setattr(cuda, "driver", lambda: "no NVIDIA driver found")
+    with pytest.raises(DeployError, match="NVIDIA GPU: no NVIDIA driver found"):
         targets.candidates(("cuda",), True, False)
-    monkeypatch.setattr(targets, "driver_found", lambda: True)
+    monkeypatch.setattr(cuda, "driver", lambda: None)
     assert [precision for _, _, precision in targets.candidates(("cuda",), True, False)] == ["fp32", "fp16"]
 
 
