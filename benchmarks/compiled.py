@@ -45,9 +45,13 @@ def opened(bundle: Path, candidate: str, threads: int) -> Model:
 
 
 def by_torch(net: "nn.Module", recipe: Recipe, frames: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Return PyTorch's logits [1, frames, classes] for each frame of a film, its own state carried on."""
+    """Return PyTorch's logits [1, frames, classes] for each frame of a film, its own state carried on, on one thread.
+
+    More threads wait for each other at every layer of a small net: slower, and much slower beside other work.
+    """
     import torch  # not above: what is timed runs without it
 
+    torch.set_num_threads(1)
     state = [torch.from_numpy(array) for array in at_start({}, recipe).values()]
     said = []
     with torch.inference_mode():

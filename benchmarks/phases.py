@@ -18,7 +18,6 @@ from typing import Any
 
 import kept
 import numpy as np
-import torch
 from compiled import by_torch, compiled, opened, shipped
 from tasks_list import get
 from tasks_train import calibrate_on, ready, scenes, train
@@ -60,7 +59,6 @@ def measure(task_name: str) -> dict[str, Any]:
     recipe = fitted(Options(task.recipe, params))
     frames, truth = film(clips, task.draw)
     loaded = stages(load, recipe, task.recipe, params, trained.checkpoint, None, Uncertainty())
-    torch.set_num_threads(THREADS)
     wanted = by_torch(module(loaded), recipe, frames)[0].argmax(-1)
     found: dict[str, Any] = {
         "task": task_name, "recipe": task.recipe, "frames": len(frames), "failed": "",
