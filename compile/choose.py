@@ -10,6 +10,7 @@ from deploy_compile.results import Choice
 from deploy_runtime.errors import GateError
 from deploy_runtime.evidence import Candidate, Repair
 from deploy_runtime.selection import simplest
+from deploy_runtime.timing import WITHIN
 
 MB = 1e6  # bytes in a megabyte
 
@@ -87,14 +88,15 @@ def _sentence(
     row = candidates[chosen]
     told = f"{row.name}: {_ratio(row):.1f}x PyTorch here, and it passes"
     if chosen != fastest and row.speed:
-        told += f"; {candidates[fastest].name} is {row.speed.lag:.2f}x of it, within noise, and asks for more trust"
+        noise = "within noise" if row.speed.lag <= 1 + WITHIN else "as far as this busy machine can tell: perhaps noise"
+        told += f"; {candidates[fastest].name} is {row.speed.lag:.2f}x of it, {noise}, and asks for more trust"
     else:
         others = [i for i in allowed if candidates[i].precision != row.precision]
         if others:
             second = max(others, key=lambda i: _ratio(candidates[i]))
             told += f"; {_ratio(row) / _ratio(candidates[second]):.2f}x of {candidates[second].name}, the next best"
     lower = [precision for precision in asked if precision.startswith("int8")]
-    if lower and not row.precision.startswith("int8"):
+    if lower and not any(candidates[i].precision.startswith("int8") for i in (chosen, fastest)):
         told += f". {_why_not_int8(candidates)}"
     return told
 

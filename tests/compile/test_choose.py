@@ -12,11 +12,12 @@ def row(
     precision: Precision,
     ratio: float,
     *,
+    lag: float = 1.02,
     lag_low: float = 1.1,
     status: Status = "passed",
     reason: str = "",
 ) -> Candidate:
-    speed = Speed(ratio, ratio * 0.98, ratio * 1.02, 10.0, 11.0, 10.0 * ratio, 30, 1, lag=1.02, lag_low=lag_low)
+    speed = Speed(ratio, ratio * 0.98, ratio * 1.02, 10.0, 11.0, 10.0 * ratio, 30, 1, lag=lag, lag_low=lag_low)
     return Candidate(backend, precision, "cpu", status, reason, speed=speed if status == "passed" else None)
 
 
@@ -37,7 +38,17 @@ def test_within_noise_the_simpler_one_ships_and_says_so() -> None:
     choice = choose(rows, None, ("int8",))
     assert choice.chosen == 0
     assert "openvino int8 is 1.02x of it, within noise" in choice.sentence
-    assert "int8 was asked for, passes, and is no faster here" in choice.sentence
+
+
+def test_what_a_busy_machine_cannot_tell_is_said() -> None:
+    choice = choose([row("openvino", "fp32", 2.0, lag=1.7, lag_low=0.9), row("openvino", "int8", 3.4)], None, ("int8",))
+    assert choice.chosen == 0
+    assert "openvino int8 is 1.70x of it, as far as this busy machine can tell: perhaps noise" in choice.sentence
+
+
+def test_an_int8_that_is_slower_is_told() -> None:
+    choice = choose([row("openvino", "bf16", 6.0), row("openvino", "int8", 5.0)], None, ("int8",))
+    assert choice.sentence.endswith("int8 was asked for, passes, and is no faster here")
 
 
 def test_a_faster_one_that_fails_is_told_and_not_shipped() -> None:
