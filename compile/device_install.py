@@ -198,8 +198,9 @@ def verify(python: Path, report: Path) -> None:
 def reselect(python: Path) -> None:
     """Time what passed on this machine."""
     found = json.loads(run([python, "-m", "deploy_runtime", "reselect", BUNDLE, "--json"]))
-    best = found["timed"][0]
-    say("reselect", f"{found['chosen']} is what load takes here; {best['candidate']} {best['milliseconds']:.2f} ms")
+    times = {one["candidate"]: f"{one['candidate']}, {one['milliseconds']:.2f} ms" for one in found["timed"]}
+    others = [told for name, told in times.items() if name != found["chosen"]]
+    say("reselect", "; ".join([f"{times[found['chosen']]}, is what load takes here", *others]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from deploy_runtime.evidence import Speed
 from deploy_runtime.spec import Batch, Tensor
 
 BUDGET_S = 25.0  # for all candidates together, once they are open
-PATIENCE = 3  # so many budgets are spent where a busy machine leaves in doubt which candidate leads
 LEAST_ROUNDS = timing.LEAST_ROUNDS  # taken even where the budget is spent by then: fewer say nothing of the spread
 OPEN_S = 300.0  # the longest that a candidate may take to open
 TURN_S = 300.0  # the longest that two runs may take
@@ -74,24 +73,12 @@ def time_engines(
             openers[engine.name] = ("deploy_compile.speed:Engine", *opened, *setting)
         workers, failed = _open(stack, openers, threads)
         turns = {name: partial(_turn, name, worker) for name, worker in workers.items()}
-        times = timing.interleave_survivors(turns, failed, budget_s, TORCH, LEAST_ROUNDS)
-        for _ in range(PATIENCE - 1):
-            if not _in_doubt(times):
-                break
-            left = {name: turns[name] for name in times}
-            more = timing.interleave_survivors(left, failed, budget_s, TORCH, LEAST_ROUNDS)
-            times = {name: np.concatenate([times[name], more[name]]) for name in more}
+        times = timing.interleave_survivors(turns, failed, budget_s, TORCH, LEAST_ROUNDS, timing.PATIENCE)
     if TORCH in failed:
         raise DeployError(
             f"PyTorch itself could not be timed: {failed[TORCH]}", "Give it more memory, or fewer candidates at once."
         )
     return Speeds(_speeds(times, threads), failed, threads)
-
-
-def _in_doubt(times: Mapping[str, np.ndarray[Any, Any]]) -> bool:
-    """Whether a candidate is slower than the fastest by more than WITHIN, and yet may be as fast."""
-    lags = [(speed.lag, speed.lag_low) for speed in _speeds(times, 0).values()]
-    return any(lag > 1 + timing.WITHIN and low <= 1 for lag, low in lags)
 
 
 def _speeds(times: Mapping[str, np.ndarray[Any, Any]], threads: int) -> dict[str, Speed]:

@@ -25,11 +25,16 @@ OPEN_S, TURN_S = 600.0, 300.0  # the longest that one may take to open and pass,
 
 
 def times(
-    engines: Mapping[str, tuple[Path, Manifest, Candidate]], threads: int, seconds: float, baseline: str | None = None
+    engines: Mapping[str, tuple[Path, Manifest, Candidate]],
+    threads: int,
+    seconds: float,
+    baseline: str | None = None,
+    patience: int = 1,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """Time candidates (folder, manifest, row) taking turns; seconds by round, and why others were passed over, by name.
 
-    No times where none passes, or where the `baseline` does not or is left alone.
+    No times where none passes, or where the `baseline` does not or is left alone. `patience` is that of
+    `timing.interleave_survivors`.
     """
     failed: dict[str, str] = {}
     with ExitStack() as stack:
@@ -39,7 +44,7 @@ def times(
                 failed[name] = reason
                 del opened[name]
         turns = {name: partial(process.turn, name) for name, process in opened.items()}
-        return timing.interleave_survivors(turns, failed, seconds, baseline), failed
+        return timing.interleave_survivors(turns, failed, seconds, baseline, patience=patience), failed
 
 
 class EngineProcess:

@@ -25,6 +25,7 @@ def reselect(
 ) -> tuple[Preference, Mapping[str, str]]:
     """Choose again here and remember it; also return why candidates were passed over, by name.
 
+    Takes `seconds`, and up to three times as long where it stays in doubt which candidate leads.
     Raises DeployError for a bundle that is damaged, and GateError where no candidate passes here.
     """
     folder = Path(bundle)
@@ -33,7 +34,8 @@ def reselect(
     digest = manifest.digest(folder)
     rows = {row.name: row for row in selection.order(found, digest).usable}
     cores = threads or usual_threads(found)
-    times, failed = engine_process.times({name: (folder, found, row) for name, row in rows.items()}, cores, seconds)
+    engines = {name: (folder, found, row) for name, row in rows.items()}
+    times, failed = engine_process.times(engines, cores, seconds, patience=timing.PATIENCE)
     if not times:
         raise GateError(
             f"no candidate of {found.name} passes here",

@@ -17,6 +17,7 @@ from deploy_runtime.evidence import Speed
 Array = np.ndarray[Any, Any]
 
 WITHIN = 0.05  # a ratio is known well enough when its 95 % interval lies within this share of it on both sides
+PATIENCE = 3  # budgets for a choice that a busy machine leaves in doubt
 WARM_UP = 2  # runs of each before anything counts: caches fill, lazy kernels compile
 LEAST_ROUNDS = 8  # below this a bootstrap says nothing
 MOST_ROUNDS = 5_000
@@ -75,11 +76,37 @@ def interleave_survivors(
     budget_s: float,
     baseline: str | None = None,
     least_rounds: int = LEAST_ROUNDS,
+    patience: int = 1,
 ) -> dict[str, Array]:
     """Interleave; where a runner raises Died, note why in `failed` and begin again with the others.
 
-    Empty where none is left, or the baseline is gone or alone. The budget is for all beginnings together.
+    Empty where none is left, or the baseline is gone or alone. The budget is for all beginnings together; up to
+    `patience` budgets are spent while one runner beside the baseline leads by more than 5 % and that may be noise.
     """
+    times = _survivors(runners, failed, budget_s, baseline, least_rounds)
+    for _ in range(patience - 1):
+        if not _in_doubt({name: seconds for name, seconds in times.items() if name != baseline}):
+            break
+        left = {name: runners[name] for name in times}
+        more = _survivors(left, failed, budget_s, baseline, least_rounds)
+        times = {name: np.concatenate([times[name], more[name]]) for name in more}
+    return times
+
+
+def _in_doubt(times: Mapping[str, Array]) -> bool:
+    """Whether one is slower than the fastest by more than WITHIN, and may yet be as fast."""
+    fastest = min(times, key=lambda name: float(np.median(times[name])), default="")
+    lags = [ratio_interval(seconds, times[fastest])[:2] for seconds in times.values()]
+    return any(lag > 1 + WITHIN and low <= 1 for lag, low in lags)
+
+
+def _survivors(
+    runners: Mapping[str, Callable[[], float]],
+    failed: dict[str, str],
+    budget_s: float,
+    baseline: str | None,
+    least_rounds: int,
+) -> dict[str, Array]:
     ends, left = time.monotonic() + budget_s, dict(runners)
     while left and (baseline is None or (baseline in left and len(left) > 1)):
         try:

@@ -1,15 +1,12 @@
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deploy_compile import speed
 from deploy_compile.results import Built, Loaded, Speeds
 from deploy_compile.speed import time_engines
 from deploy_compile.worker import Worker
-from deploy_runtime import timing
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Backend
 from deploy_runtime.spec import Batch
@@ -108,21 +105,3 @@ def test_without_pytorch_there_is_nothing_to_compare(made: Toy, loaded: Loaded, 
 
 def test_no_engine_is_no_work(made: Toy, loaded: Loaded) -> None:
     assert timed(made, loaded) == Speeds({}, {}, 1)
-
-
-@pytest.mark.parametrize(("seconds", "turns"), [(0.5, 1), (0.99, 1), ((0.1, 1.7), speed.PATIENCE)])
-def test_a_lead_in_doubt_is_timed_for_longer(
-    seconds: float | tuple[float, float], turns: int, made: Toy, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-
-    def interleaved(runners: Iterable[str], *_: object) -> dict[str, np.ndarray]:
-        seen.append(1)
-        times = {name: np.ones(11) for name in runners}
-        times["openvino fp32"] = np.resize(seconds, 11)
-        return times
-
-    monkeypatch.setattr(timing, "interleave_survivors", interleaved)
-    found = timed(made, loaded, engine(made, "openvino"), engine(made, "onnxruntime"))
-    assert len(seen) == turns
-    assert {one.runs for one in found.measured.values()} == {11 * turns}

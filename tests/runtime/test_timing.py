@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -93,3 +95,21 @@ def test_speed_is_in_milliseconds_and_p99_needs_a_thousand_runs() -> None:
     assert (speed.runs, speed.threads) == (timing.P99_RUNS, 2)
     assert speed.p99_ms == pytest.approx(1.99)
     assert timing.speed(times[1:] * 4, times[1:], threads=2).p99_ms is None
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [([0.5], 1), ([0.99], 1), ([0.1, 1.7], timing.PATIENCE)])
+def test_a_lead_in_doubt_is_timed_for_longer(seconds: list[float], turns: int) -> None:
+    runners: dict[str, Callable[[], float]] = {
+        "base": lambda: 5.0,
+        "steady": lambda: 1.0,
+        "other": partial(next, cycle(seconds)),
+    }
+    found = timing.interleave_survivors(runners, {}, 0.0, "base", least_rounds=11, patience=timing.PATIENCE)
+    assert {len(times) for times in found.values()} == {11 * turns}
+    assert found.keys() == runners.keys()
+
+
+def test_no_lead_over_the_baseline_is_in_doubt() -> None:
+    runners: dict[str, Callable[[], float]] = {"base": lambda: 1.0, "other": partial(next, cycle([0.1, 1.7]))}
+    found = timing.interleave_survivors(runners, {}, 0.0, "base", least_rounds=11, patience=timing.PATIENCE)
+    assert len(found["other"]) == 11
