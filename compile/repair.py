@@ -33,7 +33,10 @@ from deploy_runtime.spec import Limit
 
 SAMPLES, LEAST_SAMPLES = 16, 4  # of the calibration set that the gates are tried on, as many as TRIAL_MACS allow
 TRIAL_MACS = 4e11  # of one trial, about 10 s on two cores
-RANKED, RANKING_S = 4, 60.0  # samples and seconds for measuring layers one by one; at least one goes through each
+RANKED, RANKING_S = 4, 60.0  # samples and seconds for measuring layers one by one
+GROUPED_S = (
+    600.0  # where one sample would take longer, neighbours are measured together: layers are told apart less well
+)
 LEAST_GAIN = 0.01  # of the layers' mean: what a layer is taken to gain in INT8 where the profile shows less
 
 
@@ -56,7 +59,7 @@ def reach(
 def rank(out: Path, fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int) -> Ranked:
     """Return every quantized layer with the error that it causes alone and its milliseconds in float and in INT8."""
     with _trials(fp32, int8, recipe, calibration, threads, RANKED) as trial:
-        errors = alone(trial.both, trial.samples, trial.reference, RANKING_S)
+        errors = alone(trial.both, trial.samples, trial.reference, RANKING_S, GROUPED_S)
     return Ranked(errors, profile(out, fp32, int8, recipe.inputs))
 
 

@@ -69,12 +69,13 @@ def decibels(ratio: float) -> float:
 
 
 def alone(
-    both: Switched, samples: Sequence[Sample], reference: Answers, budget_s: float = math.inf
+    both: Switched, samples: Sequence[Sample], reference: Answers, budget_s: float = math.inf, most_s: float = math.inf
 ) -> dict[str, float]:
     """Return the noise that each layer causes when only it is in INT8, on as many samples as `budget_s` allows.
 
-    Where that is less than one sample for every layer, neighbours are switched together and the worst of such groups
-    split for as long as there is time: noises of layers add up, and those of a group that stayed whole share its noise.
+    One sample goes through every layer; where even that would take more than `most_s` seconds, neighbours are switched
+    together and the worst of such groups split for as long as there is time: noises of layers add up, and those of a
+    group that stayed whole share its noise.
     """
     begun, found = time.monotonic(), dict.fromkeys(both.nodes, 0.0)
     for count, sample in enumerate(samples, start=1):
@@ -86,8 +87,8 @@ def alone(
         if count == 1:
             measured(both.nodes[:1])
             spent = time.monotonic() - begun
-            if spent * len(both.nodes) > budget_s:
-                return _shared(measured, both.nodes, spent, begun + budget_s)
+            if spent * len(both.nodes) > most_s:
+                return _shared(measured, both.nodes, spent, begun + most_s)
         for node in both.nodes:
             found[node] += measured((node,))
         spent = time.monotonic() - begun

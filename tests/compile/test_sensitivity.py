@@ -107,7 +107,7 @@ class Many:
 def test_many_layers_in_little_time_are_measured_in_groups(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     both = Many()
     monkeypatch.setattr("time.monotonic", lambda: float(both.runs))
-    found = alone(cast(Switched, both), [{"x": np.ones(1)}], {"y": np.ones((1, 1))}, seconds)
+    found = alone(cast(Switched, both), [{"x": np.ones(1)}], {"y": np.ones((1, 1))}, seconds, seconds)
     assert both.runs <= seconds + 1
     assert found.keys() == both.powers.keys()
     assert sum(found.values()) == pytest.approx(sum(both.powers.values()))
