@@ -81,7 +81,7 @@ TECNO = Recipe(
             "add its rounding to the stream that all later ones read",
         ),
     ),
-    twin={"size": "64", "frames": "4", "num_layers": "4"},
+    twin={"size": "64"},
 )
 
 RECIPES = (

@@ -12,7 +12,6 @@ import onnx
 import pytest
 
 import deploy_recipes
-from deploy_compile import repair
 from deploy_compile.cache import Stages
 from deploy_compile.options import Options, fitted
 from deploy_compile.pipeline import Verified, verify
@@ -44,8 +43,7 @@ def test_every_recipe_has_a_twin(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_twin_goes_through_everything(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair, "RANKING_S", 5.0)
+def test_a_twin_goes_through_everything(name: str, tmp_path: Path) -> None:
     params = deploy_recipes.get(name).twin
     threads = 1
     options = Options(name, params, fp16=True, int8=True, compute_capabilities=("sm86",), threads=threads)
