@@ -5,13 +5,17 @@
     python benchmarks/peers.py --page             docs/benchmarks.md again, from the results that stand
 
 For each model: PyTorch eager, torch.compile with freezing, ONNX Runtime fp32 and with its default static quantization,
-OpenVINO fp32 and bf16, NNCF's post-training quantization on OpenVINO, and NVIDIA ModelOpt's ONNX quantization where it
-is installed; and what `recipe MODEL --int8` chose. Same weights, same calibration and held-out samples, one thread and
-two, every runner in a process of its own. A result that stands is kept until it is asked for with --again.
-NNCF comes with `pip install -e ".[peers]"`; whatever is missing is told as missing.
+OpenVINO fp32 and bf16, NNCF's post-training quantization on OpenVINO with its floats in fp32 and bf16, Olive's static
+quantization, and NVIDIA ModelOpt's ONNX quantization; and what `recipe MODEL --int8` chose. Same weights, same
+calibration and held-out samples, one thread and two, every runner in a process of its own. A result that stands is kept
+until it is asked for with --again.
+NNCF and Olive come with `pip install -e ".[peers]"`. ModelOpt pins older versions of onnx and ONNX Runtime: it needs an
+environment of its own, `pip install "nvidia-modelopt[onnx]"`, whose interpreter the variable MODELOPT_PYTHON names.
+Whatever is missing is told as missing.
 """
 
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,6 +28,7 @@ from typing import Any
 import kept
 import numpy as np
 from memory import peak_of
+from peers_build import modelopt_python
 from peers_page import write_page
 
 from deploy_compile.cache import Stages
@@ -58,6 +63,8 @@ ALTERNATIVES: Mapping[str, tuple[str, str, str, str]] = {
     "OpenVINO fp32": ("openvino_fp32", "openvino", "f32", "openvino"),
     "OpenVINO bf16": ("openvino_bf16", "openvino", "bf16", "openvino"),
     "NNCF int8": ("nncf_int8", "openvino", "f32", "nncf"),
+    "NNCF int8 bf16": ("nncf_int8", "openvino", "bf16", "nncf"),
+    "Olive int8": ("olive_int8", "onnxruntime", "", "olive"),
     "ModelOpt int8": ("modelopt_int8", "openvino", "f32", "modelopt"),
 }
 BUILD_S, OPEN_S, RUN_S = 3600.0, 1200.0, 1200.0
@@ -72,7 +79,8 @@ def compare(name: str, scratch: Path) -> dict[str, Any]:
     recipe = fitted(options)
     run = Stages(scratch / "cache", lambda *_: None, lambda *_: None)
     begun = time.monotonic()
-    made = verify(recipe, options, run)
+    with peak_of(os.getpid()) as peak:
+        made = verify(recipe, options, run)
     seconds = time.monotonic() - begun
     loaded = run(load, recipe, name, {}, "seeded", None, options.uncertainty)
     samples = run(collect, recipe, None, "auto", False)
@@ -83,10 +91,15 @@ def compare(name: str, scratch: Path) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     files: dict[str, Path | None] = {}
     for title, (build, *_, package) in ALTERNATIVES.items():
-        if find_spec(package) is None:
+        if not _has(package):
             rows[title] = {"failed": f"{package} is not installed"}
             continue
-        rows[title], files[title] = _built(build, raw, samples.calibration, scratch / build)
+        made_here = scratch / build
+        if made_here.exists():  # by the alternative before, which opens the same file in another way
+            before = next(other for other, (same, *_) in ALTERNATIVES.items() if same == build)
+            rows[title], files[title] = dict(rows[before]), files[before]
+        else:
+            rows[title], files[title] = _built(build, raw, samples.calibration, made_here)
     own: dict[int, tuple[Any, ...]] = {}
     for threads in sorted({1, physical_cores()}):
         outcome = compile_recipe(recipe, Options(name, int8=True, targets=("cpu",), threads=threads), run)
@@ -94,7 +107,7 @@ def compare(name: str, scratch: Path) -> dict[str, Any]:
         own[threads] = (
             chosen.backend, chosen.file, chosen.precision, recipe.inputs, recipe.outputs, options.batch, threads, None
         )  # fmt: skip
-        rows.setdefault(OURS, {"seconds": round(seconds, 1), "failed": "", "chosen": {}})
+        rows.setdefault(OURS, {"seconds": round(seconds, 1), "peak_gib": peak.gib, "failed": "", "chosen": {}})
         rows[OURS]["chosen"][str(threads)] = chosen.name
         rows[OURS]["bytes"] = chosen.file.stat().st_size if chosen.file else 0
     names = ([tensor.name for tensor in recipe.inputs], [tensor.name for tensor in recipe.outputs])
@@ -111,6 +124,13 @@ def compare(name: str, scratch: Path) -> dict[str, Any]:
                 openers[title] = (f"peers_run:{opener}", files[title], held_out[0], threads, *extra)
         timed[str(threads)] = _timed(openers, rows, threads, held_out, scratch, recipe, stacked(answers.held_out))
     return {"alternatives": rows, "threads": timed, "samples": count, "repair": encode(made.repairs.get("cpu"))}
+
+
+def _has(package: str) -> bool:
+    if package == "modelopt":
+        asked = [modelopt_python(), "-c", "import modelopt.onnx"]
+        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    return find_spec(package) is not None
 
 
 def _built(build: str, raw: Path, samples: Path, out: Path) -> tuple[dict[str, Any], Path | None]:
@@ -192,7 +212,7 @@ def measured(name: str) -> dict[str, Any]:
             found = compare(name, Path(folder))
         except DeployError as error:
             found = {"failed": error.message}
-    libraries = versions("torch", "onnxruntime-gpu", "openvino", "nncf", "nvidia-modelopt")
+    libraries = versions("torch", "onnxruntime-gpu", "openvino", "nncf", "olive-ai")
     return {"model": name, "versions": dict(libraries), **found}
 
 

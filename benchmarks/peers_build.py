@@ -3,6 +3,9 @@
 All start from what a user has: the network, its plain ONNX export, and the calibration samples that we use too.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,7 @@ def openvino_bf16(raw: Path, samples: Path, out: Path) -> Path:
 
 def nncf_int8(raw: Path, samples: Path, out: Path) -> Path:
     """NNCF's post-training quantization with its defaults; `transformer` where its documentation asks for it."""
-    import nncf  # type: ignore[import-untyped]
+    import nncf  # type: ignore[import-not-found]
     import openvino  # type: ignore[import-untyped]
 
     model = openvino.convert_model(raw)
@@ -70,16 +73,43 @@ def nncf_int8(raw: Path, samples: Path, out: Path) -> Path:
 
 
 def modelopt_int8(raw: Path, samples: Path, out: Path) -> Path:
-    """NVIDIA ModelOpt's ONNX quantization with its defaults: a graph made for TensorRT, which OpenVINO runs here."""
-    from modelopt.onnx.quantization import quantize  # type: ignore[import-not-found]
-
-    stacked: dict[str, list[np.ndarray]] = {}
-    for sample in read(samples):
-        for name, array in sample.items():
-            stacked.setdefault(name, []).append(array)
-    data = {name: np.concatenate(arrays) for name, arrays in stacked.items()}
-    quantize(str(raw), quantize_mode="int8", calibration_data=data, output_path=str(out / "model.onnx"))
+    """NVIDIA ModelOpt's ONNX quantization with its defaults, in the environment that MODELOPT_PYTHON names."""
+    script = Path(__file__).with_name("peers_modelopt.py")
+    command = [modelopt_python(), str(script), str(raw), str(samples), str(out / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}")
     return out / "model.onnx"
+
+
+def modelopt_python() -> str:
+    """The interpreter that has ModelOpt, which pins older versions of onnx and ONNX Runtime than ours."""
+    return os.environ.get("MODELOPT_PYTHON", sys.executable)
+
+
+def olive_int8(raw: Path, samples: Path, out: Path) -> Path:
+    """Olive's static quantization with its defaults. It reports what is run to its maker unless told not to."""
+    os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"
+    from olive.data.config import DataComponentConfig, DataConfig  # type: ignore[import-not-found]
+    from olive.data.registry import Registry  # type: ignore[import-not-found]
+    from olive.hardware import DEFAULT_CPU_ACCELERATOR  # type: ignore[import-not-found]
+    from olive.model import ONNXModelHandler  # type: ignore[import-not-found]
+    from olive.passes.olive_pass import create_pass_from_dict  # type: ignore[import-not-found]
+    from olive.passes.onnx.quantization import OnnxStaticQuantization  # type: ignore[import-not-found]
+
+    Registry.register_dataset("peers")(lambda **_: [(sample, 0) for sample in read(samples)])
+    data = DataConfig(
+        name="calibration",
+        load_dataset_config=DataComponentConfig(type="peers"),
+        pre_process_data_config=DataComponentConfig(type="skip_pre_process"),
+        post_process_data_config=DataComponentConfig(type="skip_post_process"),
+        dataloader_config=DataComponentConfig(type="no_auto_batch_dataloader"),
+    )
+    settings = {"data_config": data}
+    made = create_pass_from_dict(
+        OnnxStaticQuantization, settings, disable_search=True, accelerator_spec=DEFAULT_CPU_ACCELERATOR
+    )
+    return Path(made.run(ONNXModelHandler(str(raw)), str(out / "model.onnx")).model_path)
 
 
 def _converted(raw: Path, samples: Path, out: Path) -> Path:
