@@ -2,7 +2,7 @@
 
     PYTHON benchmarks/peers_modelopt.py GRAPH SAMPLES OUT    what peers.py calls
 
-ModelOpt pins older versions of onnx and ONNX Runtime than this tool has. It makes graphs for TensorRT, with fp16 floats;
+ModelOpt pins older versions of onnx and ONNX Runtime than this tool has. Its graphs are for TensorRT, with fp16 floats;
 OpenVINO runs them here.
 """
 
