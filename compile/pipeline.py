@@ -15,6 +15,7 @@ from deploy_compile.cache import Stages
 from deploy_compile.canary import canaries
 from deploy_compile.cast import cast
 from deploy_compile.choose import choose
+from deploy_compile.correct import correct
 from deploy_compile.evaluate import evaluate, predict_engine, predict_torch, refused
 from deploy_compile.export import export
 from deploy_compile.load import load
@@ -207,15 +208,20 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
     if ranges is None or not wanted:
         return Int8()
     form = wanted[0][0].form
-    plain, found = run(quantize, seen.fp32, ranges, recipe.keep_float, form), Int8()
     calibration, threads = seen.samples.calibration, seen.options.threads
+    plain, found = run(quantize, seen.fp32, ranges, recipe.keep_float, form), Int8()
+    corrected = run(correct, seen.fp32, plain, ranges, recipe.keep_float, calibration, threads)
+    plain = corrected.graph
     reached = run(reach, seen.fp32, plain, recipe, calibration, MARGINS_DB, threads)
     for margin in MARGINS_DB:
         if reached.margin_db is not None and margin <= reached.margin_db:
-            repaired = Repaired(plain, Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0))
+            done = Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0, corrected.layers)
+            repaired = Repaired(plain, done)
         else:
             ranked = run(rank, seen.fp32, plain, recipe, calibration, threads)
-            repaired = run(repair, seen.fp32, plain, ranges, ranked, recipe, calibration, margin, threads)
+            repaired = run(
+                repair, seen.fp32, plain, ranges, ranked, recipe, calibration, margin, threads, corrected.means
+            )
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
         halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16"),)

@@ -4,7 +4,7 @@ What would take gigabytes to hand over (every tensor in two forms) is reduced in
 one number a question and added up over samples.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,21 +50,33 @@ class Probes:
         """Add a probe: the sum of a tensor's squares."""
         return self._answer(self.node("ReduceSumSquare", [tensor], keepdims=0))
 
+    def channel_means(self, tensor: str, axis: int, rank: int) -> str:
+        """Add a probe: the mean of each channel, over every other axis of a tensor of `rank` axes."""
+        others = np.array([place for place in range(rank) if place != axis % rank], np.int64)
+        made = self.node("ReduceMean", [tensor, self.constant(others)], keepdims=0)
+        return self._answer(made, None)
+
     def share_beyond(self, tensor: str, threshold: float) -> str:
         """Add a probe: the share of a tensor's values whose magnitude is above `threshold`."""
         beyond = self.node("Greater", [self.node("Abs", [tensor]), self.constant(np.array(threshold, np.float32))])
         counted = self.node("Cast", [beyond], to=TensorProto.FLOAT)
         return self._answer(self.node("ReduceMean", [counted], keepdims=0))
 
-    def _answer(self, tensor: str) -> str:
-        self.model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, []))
+    def _answer(self, tensor: str, shape: Sequence[int] | None = ()) -> str:
+        self.model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape))
         return tensor
 
-    def run(self, samples: Iterable[Mapping[str, Array]], threads: int) -> dict[str, float]:
-        """Return every probe's answer, added up over the samples."""
+    def each(self, samples: Iterable[Mapping[str, Array]], threads: int) -> Iterator[dict[str, Array]]:
+        """Yield every probe's answer to each sample."""
         names = [value.name for value in self.model.graph.output]
-        sums = np.zeros(len(names))
         with session.opened(self.model, threads) as opened:
             for sample in samples:
-                sums += np.array(opened.run(names, dict(sample)), np.float64)
-        return dict(zip(names, sums.tolist(), strict=True))
+                yield dict(zip(names, opened.run(names, dict(sample)), strict=True))
+
+    def run(self, samples: Iterable[Mapping[str, Array]], threads: int) -> dict[str, float]:
+        """Return every probe's answer of one number, added up over the samples."""
+        sums = dict.fromkeys((value.name for value in self.model.graph.output), 0.0)
+        for answers in self.each(samples, threads):
+            for name, answer in answers.items():
+                sums[name] += float(answer)
+        return sums

@@ -19,6 +19,7 @@ WORDS = {
     "canaries": "check the batch axis",
     "calibrate": "measure every tensor's range",
     "quantize": "write the INT8 graph",
+    "correct": "correct the biases of INT8 layers",
     "pair_reference": "run PyTorch on changed pairs",
     "pair_parity": "ask about changed pairs",
     "stream_reference": "run PyTorch through a film",

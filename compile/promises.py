@@ -21,10 +21,11 @@ class BrokenPromiseError(Exception):
 
 
 def check(stage: str, args: Sequence[Any], result: Any) -> None:
-    """Check a stage's result, when it is a graph, against the recipe or the graph that the stage was given."""
-    if not isinstance(result, Graph):
+    """Check a stage's result, when it is or has a graph, against the recipe or the graph that the stage was given."""
+    graph = result if isinstance(result, Graph) else getattr(result, "graph", None)
+    if not isinstance(graph, Graph):
         return
-    faults = [*_faults(result), *_interface_faults(args, result)]
+    faults = [*_faults(graph), *_interface_faults(args, graph)]
     if faults:
         raise BrokenPromiseError(f"stage {stage} broke its promise: {'; '.join(faults)}")
 

@@ -2,8 +2,8 @@
 
 Promise: activations per tensor in int8 with zero point 0, or on CPUs in uint8 where `grids` says that it spans their
 range better; one Q -> DQ pair a tensor, shared by the heavy nodes that read it; weights as int8 initializers with a
-per-channel DQ; bias and every other node in float; every heavy node is quantized or listed in `kept_float` with its
-reason; in the form for GPUs, scales that fp16 holds exactly (see scales.py).
+per-channel DQ; bias (corrected where that helps, see correct.py) and every other node in float; every heavy node is
+quantized or listed in `kept_float` with its reason; in the form for GPUs, scales that fp16 holds exactly (scales.py).
 
 Ours and not ONNX Runtime's `quantize_static`: its defaults are refused by the TensorRT parser (int32 bias behind a DQ,
 non-zero zero points), it quantizes Softmax and Sigmoid, its `Entropy` equals `MinMax`, its scales are not fp16-exact,
@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy_compile import onnx_graph
+from deploy_compile import biases, onnx_graph
 from deploy_compile.grids import grid
 from deploy_compile.results import Form, Graph, Range, Ranges
 from deploy_compile.scales import DENSE_LEVELS, LEVELS, quantized, scales
@@ -30,10 +30,18 @@ from deploy_runtime.errors import DeployError
 ATTENTION = "a product of two activations, as in attention: most softmax values are smaller than one INT8 step"
 
 
-def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep], form: Form = "") -> Graph:
+def quantize(
+    out: Path,
+    graph: Graph,
+    ranges: Ranges,
+    keep_float: Sequence[Keep],
+    form: Form = "",
+    means: Path | None = None,
+) -> Graph:
     """Write `int8.onnx` into `out` from the fp32 graph and its ranges, in the form that GPUs or that CPUs take.
 
-    Raises DeployError where a glob of `keep_float` names no heavy node.
+    `means` (`biases.read`) are taken out of the biases of the nodes that are quantized: see correct.py. Raises
+    DeployError where a glob of `keep_float` names no heavy node.
     """
     model = onnx_graph.load(graph.path)
     heavy = onnx_graph.heavy_nodes(model)
@@ -43,6 +51,9 @@ def quantize(out: Path, graph: Graph, ranges: Ranges, keep_float: Sequence[Keep]
         if node.name not in kept and (reason := _refusal(node, links, ranges.tensors)):
             kept[node.name] = reason
     writer = _Writer(model, links, ranges.tensors, form)
+    for name, mean in biases.read(means).items() if means else ():
+        if name not in kept:
+            writer.correct(next(node for node in heavy if node.name == name), mean)
     writer.part_biases(heavy)
     for node in heavy:
         if node.name not in kept:
@@ -130,6 +141,18 @@ class _Writer:
         self.made: dict[tuple[str, int], str] = {}  # (tensor, axis; -1 for activations) -> its DQ output
         self.before: dict[str, list[onnx.NodeProto]] = {}
         self.pairs = 0
+
+    def correct(self, node: onnx.NodeProto, mean: np.ndarray) -> None:
+        """Take a mean [channels] out of a heavy node's bias, or give it one."""
+        place = biases.place(node, self.links)
+        if place is None:
+            raise ValueError(f"{node.name} has no bias to correct")
+        own = 0.0 if place.values is None else place.values
+        name = self._constant(f"{node.name}/bias", np.asarray(own - mean, np.float32))
+        if len(place.node.input) == place.position:
+            place.node.input.append(name)
+        else:
+            place.node.input[place.position] = name
 
     def part_biases(self, heavy: Sequence[onnx.NodeProto]) -> None:
         """Give every heavy node a bias of its own: OpenVINO computes convolutions that share one in float."""

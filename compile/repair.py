@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from deploy_compile import onnx_graph
+from deploy_compile import biases, onnx_graph
 from deploy_compile.macs import affordable
 from deploy_compile.profile import profile
 from deploy_compile.quantize import quantize
@@ -73,8 +73,12 @@ def repair(
     calibration: Path,
     margin_db: float,
     threads: int,
+    means: Path | None = None,
 ) -> Repaired:
-    """Return the INT8 graph with as many layers in float as it takes to pass, none where no layer may stay in INT8."""
+    """Return the INT8 graph with as many layers in float as it takes to pass, none where no layer may stay in INT8.
+
+    `means` are those that `int8` was corrected by.
+    """
     errors, times = ranked.errors, ranked.times
     limit = tightened(recipe.limit("int8"), margin_db)
     with _trials(fp32, int8, recipe, calibration, threads) as trial:
@@ -86,11 +90,12 @@ def repair(
         order, count = next((one for one in tried if one[1] < len(errors)), (list(errors), len(errors)))
         after = trial.noise(order[count:])
     taken = order[:count]
-    done = Repair(tuple(taken), len(order), decibels(before), decibels(after), _slower(times, taken))
+    corrected = len(set(biases.read(means) if means else ()).intersection(order[count:]))
+    done = Repair(tuple(taken), len(order), decibels(before), decibels(after), _slower(times, taken), corrected)
     if count == len(order):
         return Repaired(None, done)
     kept = [Keep(glob.escape(node), _reason(errors[node], times.get(node))) for node in taken]
-    return Repaired(quantize(out, fp32, ranges, (*recipe.keep_float, *kept), int8.form), done)
+    return Repaired(quantize(out, fp32, ranges, (*recipe.keep_float, *kept), int8.form, means), done)
 
 
 def tightened(limit: Limit, margin_db: float) -> Limit:

@@ -69,17 +69,20 @@ def repairs(manifest: Manifest, layers: Layers) -> Element:
 
 
 def _repaired(target: str, repair: Repair, known: Mapping[str, Layer]) -> list[Child]:
+    mended = f" The biases of {parts.plural(repair.corrected, 'layer')} give back what INT8 adds on average."
+    mended = mended if repair.corrected else ""
     if not repair.taken:
         told = (
             f"with all {repair.heavy} layers in INT8 the output has {repair.after_db:.1f} dB on the calibration samples"
         )
-        return [el("p", f"Target {target}: none; {told}, which passes.")]
+        return [el("p", f"Target {target}: none; {told}, which passes.{mended}")]
     change = 100 * (repair.slower - 1)
     cost = f"made INT8 {change:.0f} % slower" if change >= 0.5 else "cost INT8 no time"
     told = (
         f"Target {target}: {len(repair.taken)} of {repair.heavy} layers, since INT8 missed a limit with them or passed "
         f"by too little. It took the output from {repair.before_db:.1f} to {repair.after_db:.1f} dB on the calibration "
         f"samples and, by the layers' profile, {cost}. The most error for each millisecond that INT8 saves went first."
+        f"{mended}"
     )
     rows: list[list[Child]] = [
         [str(place), module_path(known[node]) if node in known else node, el("code", node)]

@@ -184,6 +184,21 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
+class Corrected:
+    """An INT8 graph whose biases were corrected, or the one given where that does not help.
+
+    `means` is an `.npz` with, by quantized node, what was taken out of its bias [channels] (`biases.read`); `layers`
+    how many those are. `before_db` and `after_db` are the output's ratios on calibration samples that judged it.
+    """
+
+    graph: Graph
+    means: Path | None = None
+    layers: int = 0
+    before_db: float | None = None
+    after_db: float | None = None
+
+
+@dataclass(frozen=True)
 class Reached:
     """How an INT8 graph does as it is on calibration samples: the output's ratio in dB, the largest margin by which it
     passes (None: by none that was asked for), and how many of its layers are quantized."""

@@ -116,7 +116,7 @@ def own_errors(
     fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[Sample], threads: int
 ) -> dict[str, float]:
     """Return noise over signal at each quantized layer's own output, on float inputs, in one pass a sample."""
-    forms = quantized_forms(int8)
+    forms = quantized_forms(fp32, int8)
     probes = Probes(fp32, onnx_graph.taken(int8))
     onnx_graph.add_constants(probes.model.graph, int8, forms.values())
     outputs = {node.name: node.output[0] for node in fp32.graph.node}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from deploy_compile import onnx_graph, session
+from deploy_compile import biases, onnx_graph, session
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 Sample = Mapping[str, np.ndarray]
@@ -55,7 +55,7 @@ def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.Model
     result = onnx.ModelProto()
     result.CopyFrom(fp32)
     graph, used = result.graph, onnx_graph.taken(fp32) | onnx_graph.taken(int8)
-    forms = quantized_forms(int8)
+    forms = quantized_forms(fp32, int8)
     floats = list(fp32.graph.node)
     if missing := forms.keys() - {node.name for node in floats}:
         raise ValueError(f"the fp32 graph has no node {min(missing)!r}: these are not two forms of one graph")
@@ -72,9 +72,14 @@ def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.Model
     return result, switches
 
 
-def quantized_forms(int8: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return each quantized heavy node behind the Q and DQ nodes that give it its data, in order, by its name."""
-    producers = onnx_graph.links(int8).producers
+def quantized_forms(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return each quantized heavy node behind the Q and DQ nodes that give it its data, in order, by its name.
+
+    A product whose bias another node adds is followed by what the INT8 graph adds more than the float graph does.
+    """
+    links, floats = onnx_graph.links(int8), onnx_graph.links(fp32)
+    producers, by_name = links.producers, {node.name: node for node in fp32.graph.node}
+    used = onnx_graph.taken(fp32) | onnx_graph.taken(int8)
     found: dict[str, list[onnx.NodeProto]] = {}
 
     def pairs(tensor: str) -> Iterator[onnx.NodeProto]:
@@ -87,8 +92,28 @@ def quantized_forms(int8: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     for node in onnx_graph.heavy_nodes(int8):
         before = [pair for name in node.input for pair in pairs(name)]
         if before:
-            found[node.name] = [*before, node]
+            more = _more(node, by_name.get(node.name), links, floats, used)
+            found[node.name] = [*before, node, *more]
     return found
+
+
+def _more(
+    int8: onnx.NodeProto,
+    fp32: onnx.NodeProto | None,
+    links: onnx_graph.Links,
+    floats: onnx_graph.Links,
+    used: set[str],
+) -> list[onnx.NodeProto]:
+    """Return nodes that add to a product by how much its bias, which another node adds, differs between the graphs."""
+    place, float_place = biases.place(int8, links), fp32 and biases.place(fp32, floats)
+    if place is None or not float_place or place.node is int8 or place.values is None or float_place.values is None:
+        return []
+    more = place.values - float_place.values
+    if not more.any():
+        return []
+    value, output = (onnx_graph.unique(f"{int8.output[0]}/{what}", used) for what in ("more", "corrected"))
+    constant = helper.make_node("Constant", [], [value], f"{value}/node", value=numpy_helper.from_array(more))
+    return [constant, helper.make_node("Add", [int8.output[0], value], [output], f"{output}/node")]
 
 
 def _either(node: onnx.NodeProto, form: list[onnx.NodeProto], switch: str, used: set[str]) -> onnx.NodeProto:
