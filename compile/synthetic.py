@@ -85,15 +85,21 @@ def _picture(channels: int, frames: int, height: int, width: int, scene: Generat
     for _ in range(WAVES):
         cycles = np.exp(scene.uniform(*np.log(FREQUENCIES)))
         angle, phase = scene.uniform(0, 2 * np.pi, 2)
-        flow = cycles * (np.cos(angle) * x + np.sin(angle) * y) + rng.normal(0, 0.15) * t
-        wave = np.cos(2 * np.pi * flow + phase + rng.normal(0, 0.1)).astype(np.float32)
-        out += _colour(channels, scene) / np.sqrt(cycles) * wave
+        across, down, along = (
+            2 * np.pi * n for n in (cycles * np.cos(angle), cycles * np.sin(angle), rng.normal(0, 0.15))
+        )
+        rows = down * y + along * t + phase + rng.normal(0, 0.1)  # T, H, 1: cos(rows + columns) needs no more cosines
+        cosine, sine = np.cos(rows).astype(np.float32), np.sin(rows).astype(np.float32)
+        wave = cosine * np.cos(across * x).astype(np.float32)
+        wave -= sine * np.sin(across * x).astype(np.float32)
+        out += _colour(channels, scene) / np.float32(np.sqrt(cycles)) * wave
     for _ in range(DISCS):
         top, left = scene.uniform(0.2, 0.8, 2) + rng.normal(0, 0.03, 2)
         down, right = rng.normal(0, 0.1, 2)
-        distance = np.hypot(y - top - down * t, x - left - right * t)
-        edge = np.tanh((scene.uniform(0.08, 0.3) - distance) / scene.uniform(0.01, 0.05))
-        out += 0.8 * _colour(channels, scene) * edge.astype(np.float32)
+        distance = np.hypot((y - top - down * t).astype(np.float32), (x - left - right * t).astype(np.float32))
+        radius, softness = scene.uniform(0.08, 0.3), scene.uniform(0.01, 0.05)
+        edge = np.tanh((np.float32(radius) - distance) / np.float32(softness))
+        out += np.float32(0.8) * _colour(channels, scene) * edge
     out -= out.mean()
     out *= rng.uniform(0.85, 1.15) / max(float(out.std()), 1e-6)  # contrast differs from sample to sample
     light = rng.normal(0, 0.2) + rng.normal(0, 0.1) * t  # and so does brightness, slowly in time
