@@ -39,9 +39,13 @@ def _table(title: str, found: list[dict[str, Any]]) -> str:
         lines += [_row(one, name, row) for name, row in one["candidates"].items()]
         if one["failed"]:
             lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | | | | |")
-    machines = sorted({f"{one['machine']['cpu']} ({one['machine']['instructions']}), {one['date']}" for one in found})
-    commits = ", ".join(f"`{one['recipe']}` {one['steps']:,} steps, {one['commit']}" for one in found)
-    return "\n".join([*lines, "", f"{'; '.join(machines)}. {commits}.\n"])
+    return "\n".join([*lines, "", *(_origin(one) for one in found), ""])
+
+
+def _origin(one: dict[str, Any]) -> str:
+    machine = f"{one['machine']['cpu']} ({one['machine']['instructions']})"
+    note = f" {one['note']}" if "note" in one else ""
+    return f"* `{one['recipe']}`: {one['steps']:,} steps, {machine}, {one['date']}, {one['commit']}.{note}"
 
 
 def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:
