@@ -3,6 +3,7 @@
     python benchmarks/recipes.py                  all of them, small ones first; hours on two cores
     python benchmarks/recipes.py x3d_s resnet50   these
     python benchmarks/recipes.py --page           docs/recipes.md again, from the results that stand
+    python benchmarks/recipes.py x3d_s --caches DIR   what the stages made stays in DIR/x3d_s, to go on from
 
 Each recipe is `deploy-compile recipe NAME --int8 --fp16`, in a process and a cache of its own, and leaves
 benchmarks/results/recipes/NAME.json. A result that stands is kept until it is deleted or asked for with --again, so
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,15 @@ SEED, SAMPLES = 7, 4  # of the synthetic series on which branches are compared
 LAST_WORDS = 300  # characters of what a crashed run said last
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, caches: Path | None) -> dict[str, Any]:
     """Compile one recipe in a process of its own; its result, or the reason why there is none."""
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
+        result, cache = Path(folder) / "result.json", caches / name if caches else Path(folder) / "cache"
+        if cache.exists():
+            raise SystemExit(f"{cache} is there already: a recipe is measured from nothing. Delete it.")
         process = subprocess.Popen(
             [sys.executable, __file__, name, "--into", str(result)],
-            env={**os.environ, "DEPLOY_CACHE": folder},
+            env={**os.environ, "DEPLOY_CACHE": str(cache)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -167,13 +171,14 @@ def row_of(row: Candidate) -> Mapping[str, Any]:
 
 def main() -> None:
     parser = kept.parser(__doc__, "RECIPE")
+    parser.add_argument("--caches", type=Path, metavar="DIR", help="a folder that keeps each recipe's stages")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.into:
         compile_into(given.names[0], given.into)
         return
     wanted = sorted(given.names or deploy_recipes.names(), key=lambda name: deploy_recipes.get(name).parameters)
-    kept.keep(RESULTS, () if given.page else wanted, given.again, measure)
+    kept.keep(RESULTS, () if given.page else wanted, given.again, partial(measure, caches=given.caches))
     write_page(RESULTS)
 
 

@@ -38,7 +38,7 @@ NETWORKS = ("resnet50_lstm", "resnet50_gru", "efficientnet_b5_gru", "resnet50_te
 STEPS, TWIN_STEPS = 500, 10_000
 EARLY = 100  # steps whose drift the last ones' is compared with
 SEED = 7001
-BUDGET_S = 60.0  # for one step against window
+BUDGET_S, TWIN_BUDGET_S = 30.0, 6.0  # for one step against window; a twin is there for its many steps
 THREADS = 1
 RESAMPLES = 1000
 TENTHS = 10
@@ -113,7 +113,8 @@ def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> d
         "window": lambda: _seconds(lambda: model.run(clip)),
         "step": lambda: _seconds(lambda: turning.step(frames[0], copy=False)),
     }
-    ratio = timing.interleave(runners, BUDGET_S, "window")
+    budget = TWIN_BUDGET_S if model.manifest.params else BUDGET_S
+    ratio = timing.interleave(runners, budget, "window")
     value, low, high = timing.ratio_interval(ratio["window"], ratio["step"])
     long, spent, said, memory = model.stream(), np.empty(steps), np.empty_like(wanted), 0
     for place, frame in enumerate(film_of(recipe, steps)):
