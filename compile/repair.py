@@ -17,6 +17,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from deploy_compile import biases, onnx_graph
 from deploy_compile.macs import affordable
 from deploy_compile.profile import profile
@@ -33,7 +35,7 @@ from deploy_runtime.spec import Limit
 
 SAMPLES, LEAST_SAMPLES = 16, 4  # of the calibration set that the gates are tried on, as many as TRIAL_MACS allow
 TRIAL_MACS = 4e11  # of one trial, about 10 s on two cores
-RANKED, RANKING_S = 4, 60.0  # samples and seconds for measuring layers one by one
+RANKED, RANKING_S = 2, 60.0  # of those samples, and seconds, for measuring layers one by one
 GROUPED_S = (
     600.0  # where one sample would take longer, neighbours are measured together: layers are told apart less well
 )
@@ -57,9 +59,15 @@ def reach(
 
 
 def rank(out: Path, fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int) -> Ranked:
-    """Return every quantized layer with the error that it causes alone and its milliseconds in float and in INT8."""
-    with _trials(fp32, int8, recipe, calibration, threads, RANKED) as trial:
-        errors = alone(trial.both, trial.samples, trial.reference, RANKING_S, GROUPED_S)
+    """Return every quantized layer with the error that it causes alone and its milliseconds in float and in INT8.
+
+    Errors are those of the samples that have most of the noise with all layers in INT8: the gates add noise up, and one
+    sample with values far beyond the others' can hold most of it.
+    """
+    with _trials(fp32, int8, recipe, calibration, threads) as trial:
+        noisiest = trial.noisiest(RANKED)
+        reference = {name: array[noisiest] for name, array in trial.reference.items()}
+        errors = alone(trial.both, [trial.samples[place] for place in noisiest], reference, RANKING_S, GROUPED_S)
     return Ranked(errors, profile(out, fp32, int8, recipe.inputs))
 
 
@@ -111,11 +119,9 @@ def tightened(limit: Limit, margin_db: float) -> Limit:
 
 
 @contextmanager
-def _trials(
-    fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int, most: int = SAMPLES
-) -> Iterator["_Trials"]:
+def _trials(fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int) -> Iterator["_Trials"]:
     """Give both forms of the graph, opened, with as many calibration samples as a trial has the time for."""
-    samples = list(islice(read(calibration), affordable(fp32.path, TRIAL_MACS, LEAST_SAMPLES, most)))
+    samples = list(islice(read(calibration), affordable(fp32.path, TRIAL_MACS, LEAST_SAMPLES, SAMPLES)))
     with switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads) as both:
         yield _Trials(both, samples, recipe)
 
@@ -135,6 +141,16 @@ class _Trials:
     def noise(self, int8: Sequence[str]) -> float:
         """Return the noise over signal of the outputs with these layers in INT8."""
         return self._look(int8)[1]
+
+    def noisiest(self, count: int) -> list[int]:
+        """Return the places of so many samples, those with most of the noise when every layer is in INT8 first."""
+        got = answers(self.both, self.samples, self.both.nodes)
+        shares = sum(
+            np.square(got[name] - wanted, dtype=np.float64).reshape(len(wanted), -1).sum(axis=1)
+            / (np.square(wanted, dtype=np.float64).sum() or 1.0)
+            for name, wanted in self.reference.items()
+        )
+        return [int(place) for place in np.argsort(-np.asarray(shares), kind="stable")[:count]]
 
     def fewest(self, order: Sequence[str], limit: Limit, predicted: int) -> int:
         """Return the least number of layers, from the front of `order`, without which the others pass."""

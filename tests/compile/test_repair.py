@@ -1,5 +1,6 @@
 """Fallback: the worst layers go back to float, no more than needed, and the graph says why."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,20 @@ def test_the_worst_layer_goes_back_and_the_graph_says_why(
     assert "for 1.00 ms saved" in found.graph.kept_float[BAD]
     assert found.graph.quantized == LAYERS - 1
     assert "DequantizeLinear" not in made_by(found.graph.path, BAD)
+
+
+def test_layers_are_ranked_on_the_samples_that_hold_the_noise(
+    tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges]
+) -> None:
+    folder, fp32, int8, _ = made
+    asked = recipe(Limit(sqnr_db=20.0), Features())
+    usual = repair.rank(tmp_path, fp32, int8, asked, folder / "samples", 1).errors
+    samples = shutil.copytree(folder / "samples", tmp_path / "samples")
+    last = sorted(samples.iterdir())[-1]
+    np.savez(last, image=20 * np.load(last)["image"])  # far beyond the ranges: every layer clips it
+    clipped = repair.rank(tmp_path, fp32, int8, asked, samples, 1).errors
+    assert clipped.keys() == usual.keys()
+    assert all(clipped[node] > 0.1 > usual[node] for node in usual), (clipped, usual)
 
 
 def made_by(path: Path, name: str) -> set[str]:
