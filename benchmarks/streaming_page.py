@@ -12,8 +12,9 @@ frames, one thread, the step and the whole window taking turns in one run.
 
 * *x window*: how many times cheaper a new frame is as one step than as the window of a clip run again, with its 95 %
   interval.
-* *late / early*: the median step of the last tenth of a long stream over that of the second tenth: 1 is flat.
-* *memory*: gained from step 100 to the end.
+* *old / new*: the median step of a long stream in its last tenth over that of a stream which has just begun, both
+  taking turns: 1 is flat.
+* *memory*: gained over the second half of the steps.
 * *dB first, last*: SQNR of the logits against PyTorch that carries its own state, over the first and last 100 steps.
 * *agreement*: share of frames with PyTorch's class. Seeded weights decide by narrow margins: read it as the worst case.
 """
@@ -32,7 +33,7 @@ def _table(title: str, found: list[dict[str, Any]]) -> str:
         return ""
     lines = [
         f"## {title}\n",
-        "| network | candidate | step ms | window ms | x window | late / early | memory | dB first, last | agreement |",
+        "| network | candidate | step ms | window ms | x window | old / new | memory | dB first, last | agreement |",
         "| --- | --- | ---: | ---: | --- | --- | ---: | --- | ---: |",
     ]
     for one in found:
@@ -57,7 +58,7 @@ def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:
         f"{row['step_ms']:.2f}",
         f"{row['window_ms']:.1f}",
         _interval(row["ratio"], 1),
-        _interval(row["late_over_early"], 2),
+        _interval(row["old_over_new"], 2),
         f"{row['gained_bytes'] / 2**20:+.1f} MiB",
         f"{row['first_db']:.1f}, {row['last_db']:.1f}",
         f"{row['agreement']:.1%}",

@@ -164,7 +164,7 @@ def clip_model(cell: str, parameters: int) -> Recipe:
 def frame_model(backbone: str, cell: str, parameters: int) -> Recipe:
     """Return document 001's network: one answer a frame, in one direction."""
     # an EfficientNet's first blocks have no residual, and its INT8 errors need the full state to average out
-    twin = TWIN if backbone == "resnet50" else {**TWIN, "depth": "2", "hidden_dim": "512"}
+    twin = TWIN if backbone == "resnet50" else {**TWIN, "frames": "4", "depth": "2", "hidden_dim": "512"}
     return model(
         f"{backbone}_{cell}",
         cell,

@@ -43,8 +43,8 @@ def state(values: Mapping[str, Any]) -> tuple[Tensor, ...]:
     )
 
 
-def model(backbone: str, parameters: int, *, depth: int) -> Recipe:
-    """Return TeCNO over one backbone, of which the twin keeps `depth` blocks a stage."""
+def model(backbone: str, parameters: int, **twin: str) -> Recipe:
+    """Return TeCNO over one backbone. `twin`: what its twin has beside small frames."""
     recipe = replace(
         TECNO,
         name=f"{backbone}_tecno",
@@ -52,7 +52,7 @@ def model(backbone: str, parameters: int, *, depth: int) -> Recipe:
         shaped=partial(shaped, backbone),
         parameters=parameters,
         params=(*cnn_rnn.clip_params(13, backbone), *TECNO.params),
-        twin={**TECNO.twin, "depth": str(depth)},
+        twin={**TECNO.twin, **twin},
     )
     return recipe.fitted(recipe.values({}))
 
@@ -85,6 +85,6 @@ TECNO = Recipe(
 )
 
 RECIPES = (
-    model("resnet50", 23_641_466, depth=1),
-    model("efficientnet_b5", 28_474_218, depth=2),
+    model("resnet50", 23_641_466, depth="1"),
+    model("efficientnet_b5", 28_474_218, depth="2", frames="4"),
 )
