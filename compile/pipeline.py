@@ -16,6 +16,7 @@ from deploy_compile.canary import canaries
 from deploy_compile.cast import cast
 from deploy_compile.choose import choose
 from deploy_compile.correct import correct
+from deploy_compile.equalize import equalize
 from deploy_compile.evaluate import evaluate, predict_engine, predict_torch, refused
 from deploy_compile.export import export
 from deploy_compile.load import load
@@ -133,6 +134,8 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
     wanted = candidates(options.targets, options.fp16, options.int8)
     run(canaries, fp32, recipe)  # the batch axis means what it says, before anything is built on it
+    if options.int8:
+        fp32 = run(equalize, fp32, samples.calibration, threads)
     ranges = run(calibrate, fp32, samples.calibration, options.algorithm, threads) if ranged(wanted) else None
     if ranges is not None and options.int8 and not samples.provenance.synthetic:
         samples = warned(samples, run(saturation, fp32, ranges, samples.held_out, threads))

@@ -56,6 +56,13 @@ class Probes:
         made = self.node("ReduceMean", [tensor, self.constant(others)], keepdims=0)
         return self._answer(made, None)
 
+    def channel_peaks(self, tensor: str, axis: int, rank: int) -> str:
+        """Add a probe: the largest magnitude of each channel, over every other axis of a tensor of `rank` axes."""
+        others = np.array([place for place in range(rank) if place != axis % rank], np.int64)
+        return self._answer(
+            self.node("ReduceMax", [self.node("Abs", [tensor]), self.constant(others)], keepdims=0), None
+        )
+
     def share_beyond(self, tensor: str, threshold: float) -> str:
         """Add a probe: the share of a tensor's values whose magnitude is above `threshold`."""
         beyond = self.node("Greater", [self.node("Abs", [tensor]), self.constant(np.array(threshold, np.float32))])

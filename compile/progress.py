@@ -17,6 +17,7 @@ WORDS = {
     "export": "trace to ONNX",
     "simplify": "simplify the graph",
     "canaries": "check the batch axis",
+    "equalize": "even out channels",
     "calibrate": "measure every tensor's range",
     "quantize": "write the INT8 graph",
     "correct": "correct the biases of INT8 layers",
