@@ -61,4 +61,6 @@ def test_a_slow_network_is_measured_on_fewer(
     tmp_path: Path, inputs: tuple[Loaded, Recipe, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference, "SLOW_S", 0.0)
-    assert len(list(read(run(tmp_path, inputs).held_out))) == reference.SLOW_SAMPLES
+    got = run(tmp_path, inputs)
+    assert len(list(read(got.held_out))) == reference.SLOW_SAMPLES
+    assert len(list(read(got.fp64))) == got.fp64_samples == reference.SLOW_FP64_SAMPLES
