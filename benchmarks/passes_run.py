@@ -1,13 +1,15 @@
 """Engines of ONNX Runtime with single passes left out, and their times: each made and run in a process of its own."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from deploy_compile import build_onnxruntime, lower_onnxruntime, rewrite_onnxruntime
-from deploy_compile.results import Ranges
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.sample_files import save
 from deploy_runtime import backends
 from deploy_runtime.spec import Batch, Tensor
@@ -25,15 +27,15 @@ def build(
     off: Sequence[str],
 ) -> Path:
     """Build the engine that ships, without the passes named in `off`."""
-    if FRAMES in off:
-        lower_onnxruntime.lower = lambda *_: {}
-    if VECTORS in off:
-        lower_onnxruntime.pad_channels = lambda *_, **__: 0
-    if MEANS in off:
-        rewrite_onnxruntime._pool_means = lambda *_: None
-    if UNSIGNED in off:
-        insert = rewrite_onnxruntime._insert
-        rewrite_onnxruntime._insert = lambda model, grids, _: insert(model, grids, np.int8)
+    insert = rewrite_onnxruntime._insert
+    without: dict[str, tuple[ModuleType, str, Callable[..., Any]]] = {
+        FRAMES: (lower_onnxruntime, "lower", lambda *_: {}),
+        VECTORS: (lower_onnxruntime, "pad_channels", lambda *_, **__: 0),
+        MEANS: (rewrite_onnxruntime, "_pool_means", lambda *_: None),
+        UNSIGNED: (rewrite_onnxruntime, "_insert", lambda model, grids, _: insert(model, grids, np.int8)),
+    }
+    for one in off:
+        setattr(*without[one])
     file, _ = build_onnxruntime.build(out, graph, fp32, precision, ranges, "CPUExecutionProvider", inputs, Batch())
     return file
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy_compile.results import Built, Graph, Ranges
+from deploy_compile.results import Built, Graph
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.targets import Target
 from deploy_compile.worker import Crashed, call
 from deploy_runtime.errors import DeployError

@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from deploy_compile.build import Refused, Unauditable
 from deploy_compile.heavy import heavy_nodes
 from deploy_compile.lower_onnxruntime import lower_float
-from deploy_compile.results import Layer, Ranges
+from deploy_compile.results import Layer
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
 from deploy_runtime import backend_onnxruntime
 from deploy_runtime.spec import Batch, Tensor

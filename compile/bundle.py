@@ -20,7 +20,8 @@ from deploy_compile.machine import facts, versions
 from deploy_compile.options import Options
 from deploy_compile.report_html import page
 from deploy_compile.report_maps import NAME, picture
-from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Ranges, Reference, Samples
+from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.sample_files import load, save, stacked
 from deploy_compile.targets import get
 from deploy_recipes.recipe import Recipe

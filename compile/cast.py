@@ -21,7 +21,8 @@ import onnx
 from onnx import TensorProto
 
 from deploy_compile import onnx_graph
-from deploy_compile.results import Form, Graph, Ranges
+from deploy_compile.results import Form, Graph
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.retype import Retyping, half_slots
 from deploy_compile.split_norms import STAYS_FP32
 

@@ -22,7 +22,7 @@ import onnx
 
 from deploy_compile import onnx_graph, sample_files
 from deploy_compile.probes import Probes
-from deploy_compile.results import Range
+from deploy_compile.results_int8 import Range
 from deploy_compile.scales import LEVELS, scales
 
 SAMPLES = 4  # of the calibration set, evenly spread: an error is a sum over many thousands of values of each

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 import deploy_recipes
-from deploy_compile import targets, terminal
+from deploy_compile import targets, terminal_recipes
 from deploy_runtime.errors import UsageError
 
 
@@ -24,16 +24,16 @@ def list_(family: str | None, as_json: bool) -> None:
         raise UsageError(f"there is no family {family!r}", f"The families: {', '.join(families)}.")
     recipes = [recipe for recipe in recipes if family in (None, recipe.family)]
     if as_json:
-        click.echo(json.dumps(terminal.listing(recipes), indent=1))
+        click.echo(json.dumps(terminal_recipes.listing(recipes), indent=1))
     else:
-        Console().print(terminal.recipes_table(recipes))
+        Console().print(terminal_recipes.recipes_table(recipes))
 
 
 @click.command()
 @click.argument("name")
 def show(name: str) -> None:
     """Show what goes in and out of a recipe, its parameters and its limits."""
-    terminal.print_recipe(Console(), deploy_recipes.resolve(name))
+    terminal_recipes.print_recipe(Console(), deploy_recipes.resolve(name))
 
 
 @click.command()

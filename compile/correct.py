@@ -27,7 +27,8 @@ import onnx
 from deploy_compile import biases, onnx_graph, sample_files, session
 from deploy_compile.probes import Probes
 from deploy_compile.quantize import quantize
-from deploy_compile.results import Corrected, Graph, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Corrected, Ranges
 from deploy_compile.sensitivity import decibels, noise
 from deploy_compile.switches import Sample, quantized_forms
 from deploy_recipes.recipe import Keep

@@ -11,7 +11,8 @@ from typing import Any
 
 from deploy_compile import media, onnx_graph
 from deploy_compile.made_from import fitted
-from deploy_compile.results import Diagnosis, module_path
+from deploy_compile.module_path import module_path
+from deploy_compile.results_int8 import Diagnosis
 from deploy_compile.samples import images, spread
 from deploy_compile.sensitivity import sensitivity
 from deploy_compile.switches import Sample

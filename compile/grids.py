@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy_compile.results import Range
+from deploy_compile.results_int8 import Range
 
 UNSIGNED_STEPS, SIGNED_STEPS, MIDDLE = 255, 127, 128
 SKEWED = 0.5  # a tensor whose least value is nearer to zero than this share of its largest has a grid of its own

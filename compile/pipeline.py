@@ -28,20 +28,8 @@ from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
 from deploy_compile.repair import rank, reach, repair
-from deploy_compile.results import (
-    Built,
-    Choice,
-    Graph,
-    Loaded,
-    Outcome,
-    Paired,
-    Ranges,
-    Reference,
-    Repaired,
-    Samples,
-    Saturation,
-    Streamed,
-)
+from deploy_compile.results import Built, Choice, Graph, Loaded, Outcome, Paired, Reference, Samples, Streamed
+from deploy_compile.results_int8 import Ranges, Repaired, Saturation
 from deploy_compile.rows import behaved, judged, timed
 from deploy_compile.samples import collect
 from deploy_compile.saturation import saturation, symptoms

@@ -20,7 +20,8 @@ from onnx import helper, numpy_helper
 
 from deploy_compile import biases, onnx_graph
 from deploy_compile.grids import grid
-from deploy_compile.results import Form, Graph, Range, Ranges
+from deploy_compile.results import Form, Graph
+from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.scales import DENSE_LEVELS, LEVELS, quantized, scales
 from deploy_recipes.recipe import Keep
 from deploy_runtime.errors import DeployError

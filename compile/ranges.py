@@ -22,7 +22,8 @@ from onnx import TensorProto, helper
 from deploy_compile import onnx_graph, sample_files, session
 from deploy_compile.choose_ranges import choose
 from deploy_compile.histogram import Extent, Histogram
-from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.thresholds import ALGORITHMS
 from deploy_runtime.errors import DeployError, UsageError
 

@@ -23,7 +23,8 @@ from deploy_compile import biases, onnx_graph
 from deploy_compile.macs import affordable
 from deploy_compile.profile import profile
 from deploy_compile.quantize import quantize
-from deploy_compile.results import Graph, Ranges, Ranked, Reached, Repaired
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Ranges, Ranked, Reached, Repaired
 from deploy_compile.sample_files import read
 from deploy_compile.sensitivity import alone, answers, decibels, noise
 from deploy_compile.switches import Sample, Switched, switched

@@ -10,7 +10,8 @@ from xml.etree.ElementTree import Element
 
 from deploy_compile import trend
 from deploy_compile.markup import Child, el
-from deploy_compile.results import Layer, module_path
+from deploy_compile.module_path import module_path
+from deploy_compile.results import Layer
 from deploy_runtime.drift import Segment, Verdict
 from deploy_runtime.evidence import Interval, Speed
 

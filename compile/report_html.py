@@ -14,7 +14,8 @@ from deploy_compile.report_layers import Layers, precisions, repairs
 from deploy_compile.report_measured import accuracy, latency, parity
 from deploy_compile.report_origin import calibration, not_run, provenance, reproduce
 from deploy_compile.report_style import CSS, POLICY
-from deploy_compile.terminal import notes, tensor_text
+from deploy_compile.terminal import notes
+from deploy_compile.terminal_recipes import tensor_text
 from deploy_runtime.evidence import Candidate, Coverage, Evaluation, Manifest
 
 OBJECTIVES = {

@@ -6,7 +6,8 @@ from xml.etree.ElementTree import Element
 from deploy_compile import report_charts as charts
 from deploy_compile import report_parts as parts
 from deploy_compile.markup import Child, el
-from deploy_compile.results import Layer, module_path
+from deploy_compile.module_path import module_path
+from deploy_compile.results import Layer
 from deploy_runtime.evidence import Candidate, Manifest, Repair
 
 Layers = Mapping[str, Sequence[Layer]]

@@ -33,7 +33,7 @@ from deploy_compile.convolution import set_nodes
 from deploy_compile.grids import MIDDLE, UNSIGNED_STEPS, Grid, grid
 from deploy_compile.lower_onnxruntime import lower_for_cpu
 from deploy_compile.onnx_graph import array, drop_unread, inferred, links, load, save, taken, unique
-from deploy_compile.results import Range, Ranges
+from deploy_compile.results_int8 import Range, Ranges
 from deploy_runtime.spec import Batch
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})

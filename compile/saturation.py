@@ -13,7 +13,8 @@ import numpy as np
 
 from deploy_compile import onnx_graph, sample_files
 from deploy_compile.probes import Probes
-from deploy_compile.results import Graph, Ranges, Saturation
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Ranges, Saturation
 from deploy_compile.synthetic import value_range
 from deploy_recipes.recipe import Preprocess, Recipe
 from deploy_runtime.errors import DeployError

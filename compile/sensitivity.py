@@ -21,7 +21,7 @@ import onnx
 
 from deploy_compile import onnx_graph
 from deploy_compile.probes import Probes
-from deploy_compile.results import LayerError, Sensitivity
+from deploy_compile.results_int8 import LayerError, Sensitivity
 from deploy_compile.switches import Answers, Sample, Switched, quantized_forms, switched
 
 

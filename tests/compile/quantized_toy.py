@@ -8,7 +8,8 @@ import numpy as np
 from deploy_compile.onnx_graph import heavy_nodes, load
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Ranges
 from deploy_runtime.spec import Tensor
 from tests import toys
 

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy_compile import onnx_graph
 from deploy_compile.cast import LARGEST, cast
 from deploy_compile.promises import interface
-from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.retype import half
 from tests import toys
 from tests.compile.quantized_toy import Toy, toy

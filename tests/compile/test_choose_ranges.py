@@ -9,7 +9,8 @@ from onnx import helper, numpy_helper
 from deploy_compile import onnx_graph
 from deploy_compile.choose_ranges import choose
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph, Range
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Range
 from tests import toys
 
 CHANNELS = 4

@@ -13,7 +13,8 @@ from deploy_compile import biases, onnx_graph, session
 from deploy_compile.correct import correct
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Corrected, Graph, Range, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Corrected, Range, Ranges
 from deploy_compile.sensitivity import decibels, noise
 from deploy_compile.switches import switched
 from deploy_recipes.recipe import Keep

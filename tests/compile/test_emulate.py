@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from deploy_compile.cast import cast
 from deploy_compile.emulate import emulate, emulated
-from deploy_compile.results import Graph, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Ranges
 from tests import toys
 from tests.compile.quantized_toy import toy
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_compile.grids import Grid, grid
-from deploy_compile.results import Range
+from deploy_compile.results_int8 import Range
 
 
 def seen(least: float, largest: float, threshold: float | None = None) -> Range:

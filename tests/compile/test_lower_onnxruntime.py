@@ -14,7 +14,8 @@ from deploy_compile.heavy import heavy_nodes
 from deploy_compile.lower_onnxruntime import STATED, lower_float, lower_for_cpu
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
 from deploy_compile.split_means import split_means
 from deploy_runtime.spec import Batch

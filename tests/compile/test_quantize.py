@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 from deploy_compile import onnx_graph
 from deploy_compile.quantize import quantize
-from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.scales import DENSE_LEVELS, LEAST_SCALE, LEVELS, quantized, scales
 from deploy_recipes.recipe import Keep
 from deploy_runtime.errors import DeployError

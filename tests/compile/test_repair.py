@@ -13,7 +13,8 @@ from deploy_compile import macs as counting
 from deploy_compile import onnx_graph, repair
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph, Ranges, Ranked, Reached, Repaired
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Ranges, Ranked, Reached, Repaired
 from deploy_compile.sensitivity import noise
 from deploy_compile.switches import Answers
 from deploy_recipes.recipe import Classes, Features, Keep, Limit, Recipe, Task

@@ -11,7 +11,8 @@ from deploy_compile.build_onnxruntime import layers
 from deploy_compile.heavy import heavy_nodes
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
-from deploy_compile.results import Graph, Range, Ranges
+from deploy_compile.results import Graph
+from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
 from tests import toys
 from tests.compile.quantized_toy import Toy, toy
