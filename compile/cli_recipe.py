@@ -11,7 +11,7 @@ from rich.console import Console
 from deploy_compile import terminal, uncertainty
 from deploy_compile.bundle import check_target, deliver, report
 from deploy_compile.cache import Stages
-from deploy_compile.options import DEFAULT_TARGETS, Options, fitted, parse_batch, parse_params
+from deploy_compile.options import DEFAULT_TARGETS, MOST_CALIBRATION, Options, fitted, parse_batch, parse_params
 from deploy_compile.progress import Progress
 from deploy_compile.results import Outcome
 from deploy_compile.targets import names as target_names
@@ -38,6 +38,9 @@ ALGORITHMS = ("auto", "minmax", "percentile", "entropy", "mse")
                    "Without it both are synthetic.")  # fmt: skip
 @click.option("--calibration-algorithm", "algorithm", type=click.Choice(ALGORITHMS), default="auto", show_default=True,
               help="How a tensor's INT8 range is chosen from its histogram.")  # fmt: skip
+@click.option("--calibration-samples", type=click.IntRange(min=1), default=MOST_CALIBRATION,
+              show_default=True, metavar="N",
+              help="How many samples of --calibration set the ranges at most, spread over its sources.")  # fmt: skip
 @click.option("--labels", multiple=True, type=click.Path(path_type=Path),
               help="Text file with one class label a line, in order; for --evaluate a CSV of files and labels. "
                    "May be given twice.")  # fmt: skip

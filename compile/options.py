@@ -14,6 +14,7 @@ from deploy_runtime.spec import Batch, Classes
 
 DEFAULT_TARGETS = ("cpu", "rtx")
 LARGEST_BATCH = 4096
+MOST_CALIBRATION = 32  # samples of a folder, unless asked otherwise
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
     require: str | None = None
     calibration: Path | None = None
     algorithm: str = "auto"
+    calibration_samples: int = MOST_CALIBRATION
     ship_samples: bool = False
     labels: Path | None = None
     evaluate: Path | None = None
@@ -71,6 +73,7 @@ class Options:
             "require": self.require or "",
             "calibration": "folder" if self.calibration else "synthetic",
             "calibration_algorithm": self.algorithm,
+            "calibration_samples": str(self.calibration_samples),
             "evaluate": "no" if self.evaluate is None else "folder",
             "max_drop": "" if self.max_drop is None else f"{self.max_drop:g}",
             "targets": " ".join(self.targets),
@@ -110,6 +113,8 @@ def parse_params(texts: tuple[str, ...]) -> dict[str, str]:
 def fitted(options: Options) -> Recipe:
     """The recipe with its parameters and labels applied; refuses what can be refused before any work."""
     recipe = resolve(options.ref)
+    if options.calibration_samples != MOST_CALIBRATION and options.calibration is None:
+        raise UsageError("--calibration-samples says how many to take of a folder", "Give --calibration DIR too.")
     if options.strict and options.int8 and options.calibration is None:
         raise UsageError("--strict refuses synthetic calibration", "Give --calibration DIR with real samples.")
     recipe = uncertainty.fitted(recipe.fitted(recipe.values(options.params)), options.uncertainty)

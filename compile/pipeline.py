@@ -117,7 +117,8 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     """Build every candidate and find out which of them answers as PyTorch does. Raises DeployError for bad input."""
     threads = options.threads
     loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys, options.uncertainty)
-    samples = run(collect, recipe, options.calibration, options.algorithm, options.ship_samples)
+    drawn = (options.calibration, options.algorithm, options.ship_samples, options.calibration_samples)
+    samples = run(collect, recipe, *drawn)
     torch = run(reference, loaded, recipe, samples, threads)
     fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
     wanted = candidates(options.targets, options.fp16, options.int8)

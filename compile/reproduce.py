@@ -4,6 +4,7 @@ import shlex
 
 import deploy_recipes
 from deploy_compile import uncertainty
+from deploy_compile.options import MOST_CALIBRATION
 from deploy_runtime.evidence import Manifest
 
 
@@ -19,6 +20,7 @@ def command(manifest: Manifest) -> list[str]:
     if said.get("calibration") == "folder":
         words += ["--calibration", "DIR"]
     words += _given("--calibration-algorithm", said.get("calibration_algorithm", "auto"), "auto")
+    words += _given("--calibration-samples", said.get("calibration_samples", ""), str(MOST_CALIBRATION))
     if not manifest.golden.synthetic:
         words.append("--ship-samples")
     if manifest.labels and manifest.labels != _own_labels(manifest):

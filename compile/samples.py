@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy_compile import media, synthetic
+from deploy_compile.options import MOST_CALIBRATION
 from deploy_compile.pairs import Pair
 from deploy_compile.results import Samples
 from deploy_compile.sample_files import paths, read, write
@@ -27,7 +28,6 @@ from deploy_runtime.preprocess import prepare_inputs
 
 CALIBRATION = 16  # synthetic samples: each scene four times
 HELD_OUT = 16
-MOST_CALIBRATION = 32  # from a folder
 MOST_HELD_OUT = 32
 GOLDEN = 4
 GOLDEN_BYTES = 32 * 2**20  # of golden inputs, at most
@@ -38,10 +38,18 @@ CALIBRATION_SEED, HELD_OUT_SEED, GOLDEN_SEED = 5001, 5002, 5003
 Sample = dict[str, np.ndarray]
 
 
-def collect(out: Path, recipe: Recipe, calibration: Path | None, algorithm: str, ship_samples: bool = False) -> Samples:
+def collect(
+    out: Path,
+    recipe: Recipe,
+    calibration: Path | None,
+    algorithm: str,
+    ship_samples: bool = False,
+    most: int = MOST_CALIBRATION,
+) -> Samples:
     """Write calibration, held-out and golden samples of a fitted recipe into `out`.
 
-    `ship_samples` takes the golden ones from the held-out ones; without a folder those are synthetic anyway.
+    `ship_samples` takes the golden ones from the held-out ones; without a folder those are synthetic anyway. At `most`
+    so many samples of a folder calibrate.
     Raises DeployError where the folder cannot be read, cannot be split into two sets of sources or gives no ranges.
     """
     if calibration is None:
@@ -49,7 +57,7 @@ def collect(out: Path, recipe: Recipe, calibration: Path | None, algorithm: str,
         write(out / "held_out", _synthetic(recipe, HELD_OUT_SEED, HELD_OUT))
         sources, note = 0, f"{HELD_OUT} synthetic samples, of another seed than the calibration samples"
     else:
-        sources, note = _from_folder(out, recipe, calibration)
+        sources, note = _from_folder(out, recipe, calibration, most)
     ships = ship_samples and calibration is not None
     count = _golden_count(recipe)
     write(out / "golden", islice(read(out / "held_out"), count) if ships else _synthetic(recipe, GOLDEN_SEED, count))
@@ -84,9 +92,9 @@ def split(sources: list[media.Source]) -> tuple[list[media.Source], list[media.S
     )
 
 
-def _from_folder(out: Path, recipe: Recipe, folder: Path) -> tuple[int, str]:
+def _from_folder(out: Path, recipe: Recipe, folder: Path, most: int) -> tuple[int, str]:
     calibrating, held_out = split(media.sources(folder, images(recipe)))
-    write(out / "calibration", spread(calibrating, recipe, MOST_CALIBRATION))
+    write(out / "calibration", spread(calibrating, recipe, most))
     count = write(out / "held_out", spread(held_out, recipe, MOST_HELD_OUT))
     fewer = f", fewer than {HELD_OUT}" if count < HELD_OUT else ""
     plural = "sources" if len(held_out) > 1 else "source"

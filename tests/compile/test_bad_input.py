@@ -51,6 +51,11 @@ CASES = {
     "parameter without value": (["recipe", TINY, "--param", "num_classes"], 2, "not name=value"),
     "unknown target": (["recipe", TINY, "--target", "jetsn"], 2, "no target 'jetsn'"),
     "missing weights": (["recipe", TINY, "--weights", "best.pt"], 1, "no checkpoint at best.pt"),
+    "samples of no folder": (
+        ["recipe", TINY, "--int8", "--calibration-samples", "64"],
+        2,
+        "--calibration-samples says",
+    ),
     "missing calibration": (["recipe", TINY, "--int8", "--calibration", "clips"], 1, "clips"),
     "strict without calibration": (["recipe", TINY, "--int8", "--strict"], 2, "--strict refuses"),
     "nothing published": (["recipe", TINY, "--weights", "pretrained"], 1, "nobody publishes"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_compile import media, samples, synthetic
+from deploy_compile.options import MOST_CALIBRATION
 from deploy_compile.results import Samples
 from deploy_compile.sample_files import read
 from deploy_recipes import Classes, Preprocess, Recipe, Tensor
@@ -92,8 +93,12 @@ def test_many_sources_are_all_heard_within_the_limit(tmp_path: Path) -> None:
     for number in range(60):
         image(tmp_path / "in" / f"{number:02d}.png", level=4 * number)
     got = collected(tmp_path, IMAGES)
-    assert len(list(read(got.calibration))) == samples.MOST_CALIBRATION
+    assert len(list(read(got.calibration))) == MOST_CALIBRATION
     assert len(list(read(got.held_out))) == 20
+    for most in (5, 39, 100):
+        (tmp_path / f"{most}").mkdir()
+        asked = samples.collect(tmp_path / f"{most}", IMAGES, tmp_path / "in", "minmax", False, most)
+        assert len(list(read(asked.calibration))) == asked.provenance.samples == min(most, 40)
 
 
 def test_real_samples_ship_only_when_asked(tmp_path: Path) -> None:
