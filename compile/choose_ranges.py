@@ -25,7 +25,6 @@ from deploy_compile.probes import Probes
 from deploy_compile.results_int8 import Range
 from deploy_compile.scales import LEVELS, scales
 
-SAMPLES = 4  # of the calibration set, evenly spread: an error is a sum over many thousands of values of each
 SAME = 0.01  # thresholds that differ by less than this share are tried once
 
 
@@ -34,7 +33,8 @@ def choose(
 ) -> dict[str, Range]:
     """Return the best proposed range of each tensor that INT8 heavy nodes read and that has more than one.
 
-    `proposed` holds, by algorithm, the range of every tensor; `files` are the calibration samples, `.npz` of one each.
+    `proposed` holds, by algorithm, the range of every tensor; `files` are some of the calibration samples, `.npz` of
+    one each: an error is a sum over many thousands of values of each.
     """
     trials = _Trials(model)
     tried: dict[str, dict[str, list[tuple[str, str]]]] = {}  # tensor -> algorithm -> (error, energy) outputs
@@ -44,7 +44,7 @@ def choose(
             tried[tensor] = {name: trials.add(tensor, seen.threshold, readers) for name, seen in ranges.items()}
     if not tried:
         return {}
-    errors = trials.probes.run(map(sample_files.load, files[:: max(1, len(files) // SAMPLES)][:SAMPLES]), threads)
+    errors = trials.probes.run(map(sample_files.load, files), threads)
     chosen = {}
     for tensor, outputs in tried.items():
         scores = {

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from deploy_compile import onnx_graph, sample_files, session
 from deploy_compile.choose_ranges import choose
 from deploy_compile.histogram import Extent, Histogram
+from deploy_compile.macs import affordable
 from deploy_compile.results import Graph
 from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.thresholds import ALGORITHMS
@@ -29,6 +30,7 @@ from deploy_runtime.errors import DeployError, UsageError
 
 AUTO = "auto"
 REST = "mse"  # what `auto` means for a tensor that no INT8 node reads
+TRIED, TRIED_MACS = 4, 4e11  # samples that `auto` tries thresholds on, evenly spread, fewer of large networks
 TAPPED_BYTES = 3 * 2**29  # of tensors held at once, for one sample
 
 
@@ -60,7 +62,9 @@ def calibrate(out: Path, graph: Graph, samples: Path, algorithm: str, threads: i
     if algorithm != AUTO:
         return Ranges(_ranges(seen, algorithm), len(files))
     proposed = {name: _ranges(seen, name) for name in ALGORITHMS}
-    return Ranges(proposed[REST] | choose(model, proposed, files, threads), len(files))
+    some = affordable(graph.path, TRIED_MACS, 1, TRIED)
+    tried = choose(model, proposed, files[:: max(1, len(files) // some)][:some], threads)
+    return Ranges(proposed[REST] | tried, len(files))
 
 
 def _pass(

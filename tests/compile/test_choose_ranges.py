@@ -1,12 +1,15 @@
 """`auto`: the threshold that serves the readers of a tensor, not the tensor."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from deploy_compile import onnx_graph
+from deploy_compile import macs as counting
+from deploy_compile import onnx_graph, ranges
 from deploy_compile.choose_ranges import choose
 from deploy_compile.ranges import calibrate
 from deploy_compile.results import Graph
@@ -71,3 +74,21 @@ def test_auto_takes_from_every_algorithm_what_serves_the_readers(tmp_path: Path)
     for tensor, found in auto.tensors.items():
         assert found in [ranges.tensors[tensor] for ranges in by_name.values()]
     assert auto.tensors["c0"] == by_name["mse"].tensors["c0"]  # no heavy node reads it
+
+
+@pytest.mark.parametrize(("share", "tried"), [(1.0, 1), (0.5, 2), (0.0, 4)])
+def test_a_large_network_tries_thresholds_on_fewer_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, tried: int
+) -> None:
+    graph, looked_at = Graph(pointwise(tmp_path / "fp32.onnx", 1.0), "fp32", 1, 1, 0, {}), list[int]()
+
+    def counted(
+        model: onnx.ModelProto, proposed: Mapping[str, Mapping[str, Range]], files: Sequence[Path], threads: int
+    ) -> dict[str, Range]:
+        looked_at.append(len(files))
+        return choose(model, proposed, files, threads)
+
+    monkeypatch.setattr(ranges, "choose", counted)
+    monkeypatch.setattr(counting, "macs", lambda _: {"one": int(share * ranges.TRIED_MACS)})
+    assert calibrate(tmp_path, graph, samples(tmp_path / "samples"), "auto", 1).samples == 4
+    assert looked_at == [tried]
