@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy_compile import parity_run
-from deploy_compile.reference import forward
+from deploy_compile.reference import SLOW_S, forward
 from deploy_compile.results import Built, Loaded, Paired, PairParity, Samples
 from deploy_compile.sample_files import load, paths, read, save, write
 from deploy_compile.stream_parity import FAITHFUL_DB, sqnr
@@ -23,7 +23,7 @@ from deploy_runtime.drift import PairDrift, Verdict
 from deploy_runtime.errors import DeployError
 from deploy_runtime.spec import Batch, Limit
 
-PAIRS = 4  # of the held-out ones
+PAIRS, SLOW_PAIRS = 4, 2  # of the held-out ones; of a network that is slow (see reference)
 BRIGHTER = 0.05  # of the range that preprocessing can give
 MOST_SHIFT = 1.1  # times PyTorch's own reaction to the light
 
@@ -31,15 +31,18 @@ Sample = dict[str, np.ndarray]
 Changed = Callable[[Sample], Sample]
 
 
-def pair_reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threads: int) -> Paired:
-    """Write held-out pairs as they are, twice the same, exchanged and brighter, with PyTorch's answers. A stage."""
+def pair_reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, seconds: float, threads: int) -> Paired:
+    """Write held-out pairs as they are, twice the same, exchanged and brighter, with PyTorch's answers. A stage.
+
+    `seconds`: how long PyTorch takes for one pair.
+    """
     import torch
 
     from deploy_compile.load import module
 
     torch.set_num_threads(threads)
     net = module(loaded)
-    pairs = list(islice(read(samples.held_out), PAIRS))
+    pairs = list(islice(read(samples.held_out), SLOW_PAIRS if seconds > SLOW_S else PAIRS))
     for name, changed in forms(recipe).items():
         write(out / name, map(changed, pairs))
     answers = [forward(net, recipe, sample) for name in forms(recipe) for sample in read(out / name)]

@@ -129,7 +129,7 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     if ranges is not None and options.int8 and not samples.provenance.synthetic:
         samples = warned(samples, run(saturation, fp32, ranges, samples.held_out, threads))
     streamed = run(stream_reference, loaded, recipe, fp32, samples, threads) if recipe.streams else None
-    paired = run(pair_reference, loaded, recipe, samples, threads) if recipe.pair else None
+    paired = run(pair_reference, loaded, recipe, samples, torch.seconds, threads) if recipe.pair else None
     seen = Seen(recipe, options, samples, torch, fp32, ranges, streamed, paired)
     graphs = [fp32]
     if ranges is not None and any(precision == "fp16" for _, _, precision in wanted):

@@ -10,9 +10,11 @@ import pytest
 from deploy_compile import onnx_graph
 from deploy_compile.cache import Stages
 from deploy_compile.options import Options, fitted
-from deploy_compile.pair_parity import forms, pair_parity, pair_reference, verdicts
+from deploy_compile.pair_parity import SLOW_PAIRS, forms, pair_parity, pair_reference, verdicts
 from deploy_compile.pipeline import Verified, verify
+from deploy_compile.reference import SLOW_S
 from deploy_compile.results import Built, Paired
+from deploy_compile.sample_files import paths
 from deploy_recipes import Limit, Recipe
 from deploy_runtime.drift import PairDrift
 from deploy_runtime.spec import Batch
@@ -28,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Verified, Recipe, Pa
     recipe, folder = fitted(options), tmp_path_factory.mktemp("pairs")
     found = verify(recipe, options, Stages(folder / "cache", lambda *_: None, lambda *_: None))
     (folder / "reference").mkdir()
-    return found, recipe, pair_reference(folder / "reference", found.loaded, recipe, found.samples, 1)
+    return found, recipe, pair_reference(folder / "reference", found.loaded, recipe, found.samples, 0.0, 1)
 
 
 def engine(made: Verified, name: str) -> Built:
@@ -55,6 +57,12 @@ def test_every_candidate_is_asked(made: tuple[Verified, Recipe, Paired]) -> None
         assert drift.light_ratio == pytest.approx(1.0, abs=0.1)
         assert row.drift[0].map is not None
         assert row.drift[0].map.ssim > 0.9
+
+
+def test_a_slow_network_is_asked_about_fewer(tmp_path: Path, made: tuple[Verified, Recipe, Paired]) -> None:
+    found, recipe, _ = made
+    slow = pair_reference(tmp_path, found.loaded, recipe, found.samples, SLOW_S + 1, 1)
+    assert [len(paths(folder)) for folder in slow.folders] == [SLOW_PAIRS] * 4
 
 
 def changed(path: Path, into: Path, rename: dict[str, str]) -> Path:
