@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 
 from deploy_compile import biases, onnx_graph, sample_files, session
+from deploy_compile.macs import affordable
 from deploy_compile.probes import Probes
 from deploy_compile.quantize import quantize
 from deploy_compile.results import Graph
@@ -34,6 +35,8 @@ from deploy_compile.switches import Sample, quantized_forms
 from deploy_recipes.recipe import Keep
 
 MEASURED, JUDGED = 4, 4  # calibration samples that corrections are measured on, and others that judge them
+LEAST_MEASURED, LEAST_JUDGED = 3, 1  # of a network so large that COUNTED_MACS allow no more of either
+COUNTED_MACS = 4e11
 
 
 def correct(
@@ -44,7 +47,10 @@ def correct(
     `calibration` is a folder of one-sample `.npz` files; fewer than three are too few to correct anything by.
     """
     model, quantized = onnx_graph.load(fp32.path), onnx_graph.load(int8.path)
-    measured, judged = _split(sample_files.paths(calibration))
+    counts = [
+        affordable(fp32.path, COUNTED_MACS, *ends) for ends in ((LEAST_MEASURED, MEASURED), (LEAST_JUDGED, JUDGED))
+    ]
+    measured, judged = _split(sample_files.paths(calibration), *counts)
     means = _means(model, quantized, [sample_files.load(path) for path in measured], threads) if judged else {}
     if not means:
         return Corrected(int8)
@@ -60,14 +66,13 @@ def correct(
     return Corrected(better, written, len(means), before_db, after_db)
 
 
-def _split(files: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+def _split(files: Sequence[Path], most: int, judges: int) -> tuple[Sequence[Path], Sequence[Path]]:
     """Return samples to measure on and others to judge by, evenly spread; nothing where there are too few."""
-    if len(files) < MEASURED - 1:
+    if len(files) < LEAST_MEASURED:
         return (), ()
-    step = max(1, len(files) // (MEASURED + JUDGED))
-    spread = files[::step][: MEASURED + JUDGED]
-    measured = spread[::2]
-    return measured, [path for path in spread if path not in measured]
+    spread = files[:: max(1, len(files) // (most + judges))][: most + judges]
+    judged = spread[1::2][:judges]
+    return [path for path in spread if path not in judged][:most], judged
 
 
 def _means(

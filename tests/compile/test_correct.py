@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy_compile import biases, onnx_graph, session
-from deploy_compile.correct import correct
+from deploy_compile import biases, onnx_graph, sample_files, session
+from deploy_compile import macs as counting
+from deploy_compile.correct import COUNTED_MACS, JUDGED, LEAST_JUDGED, LEAST_MEASURED, MEASURED, correct
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.results import Graph
@@ -179,3 +180,23 @@ def test_means_are_read_back_whatever_the_nodes_are_called(found: dict[str, list
         read = biases.read(biases.write(Path(folder) / "means.npz", given_means))
     assert read.keys() == given_means.keys()
     assert all(np.array_equal(read[name], given_means[name]) for name in read)
+
+
+@pytest.mark.parametrize(("share", "looked_at"), [(1.0, LEAST_MEASURED + LEAST_JUDGED), (0.0, MEASURED + JUDGED)])
+def test_a_large_network_is_corrected_by_fewer_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, looked_at: int
+) -> None:
+    read, own = list[Path](), sample_files.load
+
+    def load(path: Path) -> dict[str, np.ndarray]:
+        read.append(path)
+        return own(path)
+
+    monkeypatch.setattr(counting, "macs", lambda _: {"one": int(share * COUNTED_MACS)})
+    samples, fp32 = written(tmp_path / "samples", images(16, seed=1)), network(tmp_path / "fp32.onnx")
+    ranges = calibrate(tmp_path, fp32, samples, "minmax", 1)
+    int8 = quantize(tmp_path, fp32, ranges, ())
+    (tmp_path / "corrected").mkdir()
+    monkeypatch.setattr(sample_files, "load", load)
+    correct(tmp_path / "corrected", fp32, int8, ranges, (), samples, 1)
+    assert len(read) == len(set(read)) == looked_at
