@@ -19,6 +19,7 @@ Array = np.ndarray[Any, Any]
 WITHIN = 0.05  # a ratio is known well enough when its 95 % interval lies within this share of it on both sides
 PATIENCE = 3  # budgets for a choice that a busy machine leaves in doubt
 WARM_UP = 2  # runs of each before anything counts: caches fill, lazy kernels compile
+LONG_S = 1.0  # a runner that takes longer is warm after one
 LEAST_ROUNDS = 8  # below this a bootstrap says nothing
 MOST_ROUNDS = 5_000
 LOOK_GROWTH = 1.15  # rounds grow by this between two looks at the intervals, so that looking costs little
@@ -47,9 +48,9 @@ def interleave(
     first = names[0] if baseline is None else baseline
     order, times = random.Random(seed), {name: list[float]() for name in names}
     start, look = time.perf_counter(), least_rounds
+    cold = list(names)
     for _ in range(warm_up):
-        for name in names:
-            runners[name]()
+        cold = [name for name in cold if runners[name]() <= LONG_S]
     while (rounds := len(times[first])) < most_rounds:
         if rounds >= least_rounds and time.perf_counter() - start >= budget_s:
             break
@@ -81,11 +82,14 @@ def interleave_survivors(
     """Interleave; where a runner raises Died, note why in `failed` and begin again with the others.
 
     Empty where none is left, or the baseline is gone or alone. The budget is for all beginnings together; up to
-    `patience` budgets are spent while one runner beside the baseline leads by more than 5 % and that may be noise.
+    `patience` budgets are spent while one runner beside the baseline leads by more than 5 % and that may be noise. Slow
+    runners, whose `least_rounds` alone take that long, are not timed again.
     """
+    ends = time.monotonic() + patience * budget_s
     times = _survivors(runners, failed, budget_s, baseline, least_rounds)
     for _ in range(patience - 1):
-        if not _in_doubt({name: seconds for name, seconds in times.items() if name != baseline}):
+        doubt = _in_doubt({name: seconds for name, seconds in times.items() if name != baseline})
+        if not doubt or time.monotonic() > ends:
             break
         left = {name: runners[name] for name in times}
         more = _survivors(left, failed, budget_s, baseline, least_rounds)

@@ -15,6 +15,17 @@ from deploy_runtime import timing
 seconds = st.floats(1e-6, 10.0)
 
 
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
 def test_every_round_runs_each_once_in_an_order_that_changes() -> None:
     ran: list[str] = []
 
@@ -98,7 +109,8 @@ def test_speed_is_in_milliseconds_and_p99_needs_a_thousand_runs() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "turns"), [([0.5], 1), ([0.99], 1), ([0.1, 1.7], timing.PATIENCE)])
-def test_a_lead_in_doubt_is_timed_for_longer(seconds: list[float], turns: int) -> None:
+def test_a_lead_in_doubt_is_timed_for_longer(seconds: list[float], turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "time", Clock())
     runners: dict[str, Callable[[], float]] = {
         "base": lambda: 5.0,
         "steady": lambda: 1.0,
@@ -107,6 +119,34 @@ def test_a_lead_in_doubt_is_timed_for_longer(seconds: list[float], turns: int) -
     found = timing.interleave_survivors(runners, {}, 0.0, "base", least_rounds=11, patience=timing.PATIENCE)
     assert {len(times) for times in found.values()} == {11 * turns}
     assert found.keys() == runners.keys()
+
+
+def test_runners_that_take_the_whole_patience_for_the_least_rounds_are_not_timed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+
+    def took(seconds: float) -> float:
+        clock.now += seconds
+        return seconds
+
+    doubtful = cycle([4.0, 68.0])
+    runners = {"base": lambda: took(9.0), "steady": lambda: took(40.0), "other": lambda: took(next(doubtful))}
+    found = timing.interleave_survivors(runners, {}, 25.0, "base", least_rounds=11, patience=timing.PATIENCE)
+    assert {len(times) for times in found.values()} == {11}
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(0.5, 2), (1.5, 1)])
+def test_a_slow_runner_is_warm_after_one_run(seconds: float, runs: int) -> None:
+    warm: list[float] = []
+
+    def runner() -> float:
+        warm.append(seconds)
+        return seconds
+
+    timing.interleave({"slow": runner}, 0.0, least_rounds=0)
+    assert len(warm) == runs
 
 
 def test_no_lead_over_the_baseline_is_in_doubt() -> None:
