@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
 
 from deploy_compile import synthetic
 from deploy_recipes.recipe import Classes, MultiLabel, Recipe
@@ -33,6 +34,7 @@ BATCH = 4  # clips in one pass: the variance between samples belongs to the stat
 PASSES = 2
 STATISTICS_SEED = 1001  # of the synthetic series that the statistics are taken on
 SCENE_PASSES = 4  # samples of each scene that the classifier is shown
+SCENE_FLOPS = 1.5e12  # what they may cost, one of each at least: on one thread a clip can take half a minute
 DECISIVE = 8.0  # how far a scene's class is raised above the others, in standard deviations of the logits
 RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
 
@@ -133,16 +135,19 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
     head = heads[-1]
     seen: list[tuple[Tensor, Tensor]] = []  # what reaches the layer and what it gives: [places, width]
     hook = head.register_forward_hook(lambda part, given, made: seen.append((_flat(part, given[0]), _flat(part, made))))
-    for index in range(synthetic.SCENES * SCENE_PASSES):
-        clip = synthetic.sample(recipe, STATISTICS_SEED, index)
-        module(*(torch.from_numpy(clip[tensor.name]) for tensor in recipe.inputs))
+    with FlopCounterMode(display=False) as counted:
+        _show_scenes(module, recipe, 0)
+    affordable = SCENE_FLOPS // max(1, counted.get_total_flops())
+    passes = int(min(SCENE_PASSES, max(1, affordable)))
+    for index in range(1, passes):
+        _show_scenes(module, recipe, index)
     hook.remove()
     features = torch.stack([given.mean(0) for given, _ in seen])
     logits = torch.cat([made for _, made in seen])
     spread, usual, centre = logits.std(1).mean(), logits.mean(0), features.mean(0)
     apart = features - centre
     energy = apart @ apart.T
-    scenes = torch.eye(synthetic.SCENES).repeat(SCENE_PASSES, 1)
+    scenes = torch.eye(synthetic.SCENES).repeat(passes, 1)
     ridge = RIDGE * energy.diagonal().mean() * torch.eye(len(energy))
     directions = torch.linalg.solve(energy + ridge, scenes - scenes.mean(0)).T @ apart
     directions *= DECISIVE * spread / (scenes * (apart @ directions.T)).sum(1).mean()
@@ -161,6 +166,13 @@ def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
         if bias is not None:
             level = usual.max() - usual[row] if scene == row else 0.0  # no class is ahead of a scene's by its bias
             bias[row] += level - direction @ centre
+
+
+def _show_scenes(module: nn.Module, recipe: Recipe, number: int) -> None:
+    """Run a sample of each scene through the network: the `number`-th."""
+    for scene in range(synthetic.SCENES):
+        clip = synthetic.sample(recipe, STATISTICS_SEED, number * synthetic.SCENES + scene)
+        module(*(torch.from_numpy(clip[tensor.name]) for tensor in recipe.inputs))
 
 
 def gives(part: nn.Module) -> int:

@@ -104,6 +104,24 @@ def test_nothing_is_dead_and_the_decisions_differ() -> None:
     assert len(set(answers(recipe, net).argmax(dim=1).tolist())) > 1
 
 
+def test_a_costly_network_is_shown_one_sample_of_each_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = deploy_recipes.get("resnet18")
+    passes: list[int] = []
+
+    def counted() -> nn.Module:
+        net = recipe.network(**recipe.values({"size": "32"}))
+        net.register_forward_hook(lambda *_: passes.append(1))
+        return net
+
+    made = {}
+    for budget in (seeded.SCENE_FLOPS, 1.0):
+        monkeypatch.setattr(seeded, "SCENE_FLOPS", budget)
+        passes.clear()
+        seeded.build(recipe.fitted(recipe.values({"size": "32"})), counted)
+        made[budget] = len(passes) - seeded.PASSES
+    assert list(made.values()) == [synthetic.SCENES * seeded.SCENE_PASSES, synthetic.SCENES]
+
+
 def test_building_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(5)
     wanted = torch.rand(3)
