@@ -83,6 +83,19 @@ def image(
     return photograph(rng, shown[None], noise)[0], split.labels[place : place + 1]
 
 
+def plate(
+    split: Split, place: int, rng: np.random.Generator, size: tuple[int, int], _frames: int, noise: float = 8.0
+) -> tuple[Frames, Array]:
+    """One light digit in the middle of an even dark ground; the truth is its class.
+
+    What a transformer, which begins without any notion of an edge or a place, learns from a few thousand images.
+    """
+    centre = rng.uniform(0.48, 0.52, 2)
+    shown = ink(split.images[place], centre, rng.uniform(0.65, 0.75), rng.uniform(-10.0, 10.0), size)
+    ground = np.full((*size, 3), GREY[0])
+    return lit(rng, ground, ground + CONTRAST[1], shown[None], noise)[0], split.labels[place : place + 1]
+
+
 def several(
     split: Split,
     place: int,
