@@ -45,8 +45,8 @@ from deploy_recipes import Recipe
 from deploy_runtime import timing
 from deploy_runtime.data import encode
 from deploy_runtime.errors import DeployError
-from deploy_runtime.judge import measure
 from deploy_runtime.machine import physical_cores
+from deploy_runtime.measure import measure
 
 RESULTS = Path(__file__).parent / "results" / "peers"
 MODELS = (

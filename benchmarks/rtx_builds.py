@@ -25,8 +25,8 @@ from deploy_compile.options import Options, fitted
 from deploy_compile.pipeline import Tried, Verified, verify
 from deploy_compile.sample_files import stacked
 from deploy_recipes import Recipe
-from deploy_runtime.judge import measure
 from deploy_runtime.machine import physical_cores
+from deploy_runtime.measure import measure
 from deploy_runtime.spec import Batch
 
 NAMES = ("x3d_s", "resnet50", "vit_base_patch16_224", "slowfast_r50", "resnet50_gru", "longitudinal_mim")

@@ -28,7 +28,7 @@ from deploy_compile.sample_files import paths, read, save
 from deploy_recipes import Classes, DenseMap, MultiLabel, Recipe
 from deploy_runtime.data import encode
 from deploy_runtime.evidence import Accuracy, Difference, Interval
-from deploy_runtime.judge import decided
+from deploy_runtime.measure import decided
 from deploy_runtime.spec import Batch
 
 CELL = 16  # pixels a side of a map's cells

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import binomtest, rankdata  # type: ignore[import-untyped]
 
 from deploy_runtime.evidence import Accuracy, ClassRecall, Difference, Interval
-from deploy_runtime.judge import wilson
+from deploy_runtime.measure import wilson
 from deploy_runtime.spec import Classes, MultiLabel
 
 Array = np.ndarray[Any, Any]

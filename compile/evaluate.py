@@ -19,7 +19,7 @@ from deploy_recipes.recipe import Recipe
 from deploy_runtime import backends
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Evaluation
-from deploy_runtime.judge import decided
+from deploy_runtime.measure import decided
 from deploy_runtime.spec import Batch, Classes, MultiLabel, Tensor
 
 OPEN_S, RUN_S = 300.0, 300.0  # the longest that an engine may take to open, and for one sample

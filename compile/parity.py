@@ -19,7 +19,7 @@ from deploy_compile.sample_files import paths, save, stacked
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Status
-from deploy_runtime.judge import measure
+from deploy_runtime.measure import measure
 from deploy_runtime.spec import Batch
 
 EMULATED_MACS = 4e11  # of held-out samples: a graph run node by node as it is written takes many times an engine's time

@@ -31,7 +31,8 @@ from deploy_compile.switches import Sample, Switched, switched
 from deploy_recipes.recipe import Keep, Recipe
 from deploy_runtime.drift import Drift
 from deploy_runtime.evidence import Repair
-from deploy_runtime.judge import judge, measure, passed
+from deploy_runtime.judge import judge, passed
+from deploy_runtime.measure import measure
 from deploy_runtime.spec import Limit
 
 SAMPLES, LEAST_SAMPLES = 16, 4  # of the calibration set that the gates are tried on, as many as TRIAL_MACS allow

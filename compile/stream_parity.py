@@ -26,7 +26,7 @@ from deploy_recipes.recipe import Recipe
 from deploy_runtime import backends
 from deploy_runtime.drift import StreamDrift, Verdict
 from deploy_runtime.errors import DeployError
-from deploy_runtime.judge import decibel, decided
+from deploy_runtime.measure import decibel, decided
 from deploy_runtime.phases import compare
 from deploy_runtime.session import Session
 from deploy_runtime.spec import Batch, Classes, Limit, State, Tensor

@@ -27,7 +27,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from deploy_recipes import Recipe, get
-from deploy_runtime.judge import wilson
+from deploy_runtime.measure import wilson
 from deploy_runtime.preprocess import prepare
 
 SEED = 2

@@ -11,7 +11,8 @@ from deploy_runtime import backends
 from deploy_runtime.drift import Verdict
 from deploy_runtime.errors import DeployError
 from deploy_runtime.evidence import Candidate, Manifest
-from deploy_runtime.judge import as_built, judge, measure, passed
+from deploy_runtime.judge import as_built, judge, passed
+from deploy_runtime.measure import measure
 from deploy_runtime.model import open_session
 from deploy_runtime.result import Outcome, Row
 from deploy_runtime.session import Array, NotHereError, Session

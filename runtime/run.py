@@ -17,7 +17,7 @@ import numpy as np
 
 from deploy_runtime import video
 from deploy_runtime.errors import DeployError, UsageError
-from deploy_runtime.judge import decided
+from deploy_runtime.measure import decided
 from deploy_runtime.model import Model
 from deploy_runtime.session import Array
 from deploy_runtime.spec import Classes, MultiLabel

@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from deploy_runtime.drift import Drift
 from deploy_runtime.errors import DeployError
-from deploy_runtime.judge import Array, as_built, judge, measure, passed, wilson
+from deploy_runtime.judge import as_built, judge, passed
+from deploy_runtime.measure import Array, measure, wilson
 from deploy_runtime.spec import Classes, Features, Limit
 
 FP32 = Limit(max_relative=1e-4, fp64_ratio=10.0, agreement=1.0)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_runtime.drift import MapDrift
-from deploy_runtime.judge import measure
 from deploy_runtime.maps import K1, K2, LOCAL, WINDOW, compare
+from deploy_runtime.measure import measure
 from deploy_runtime.spec import Classes, DenseMap
 
 

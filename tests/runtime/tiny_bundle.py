@@ -13,7 +13,8 @@ import onnx.reference
 
 from deploy_runtime import manifest as manifests
 from deploy_runtime.evidence import Calibration, Candidate, Coverage, Golden, Manifest, Provenance
-from deploy_runtime.judge import judge, measure
+from deploy_runtime.judge import judge
+from deploy_runtime.measure import measure
 from deploy_runtime.spec import Batch, Classes, Limit, Preprocess, Tensor
 from tests import toys
 

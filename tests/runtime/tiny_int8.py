@@ -18,7 +18,8 @@ from onnx import helper, numpy_helper
 
 from deploy_runtime import manifest as manifests
 from deploy_runtime.evidence import Candidate, Coverage
-from deploy_runtime.judge import judge, measure
+from deploy_runtime.judge import judge
+from deploy_runtime.measure import measure
 from deploy_runtime.spec import Classes
 from tests import toys
 from tests.runtime.tiny_bundle import LIMITS, SAMPLES, manifest
