@@ -16,6 +16,8 @@ frames, one thread, the step and the whole window taking turns in one run.
   taking turns: 1 is flat.
 * *memory*: gained over the second half of the steps.
 * *dB first, last*: SQNR of the logits against PyTorch that carries its own state, over the first and last 100 steps.
+* *last tenth*: the same over the last tenth of the steps, and of a stream that begins there beside a PyTorch that
+  begins there: both are shown the same frames, so that what differs between these two is age.
 * *agreement*: share of frames with PyTorch's class. Seeded weights decide by narrow margins: read it as the worst case.
 """
 
@@ -33,13 +35,14 @@ def _table(title: str, found: list[dict[str, Any]]) -> str:
         return ""
     lines = [
         f"## {title}\n",
-        "| network | candidate | step ms | window ms | x window | old / new | memory | dB first, last | agreement |",
-        "| --- | --- | ---: | ---: | --- | --- | ---: | --- | ---: |",
+        "| network | candidate | step ms | window ms | x window | old / new | memory | dB first, last | last tenth "
+        "| agreement |",
+        "| --- | --- | ---: | ---: | --- | --- | ---: | --- | --- | ---: |",
     ]
     for one in found:
         lines += [_row(one, name, row) for name, row in one["candidates"].items()]
         if one["failed"]:
-            lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | | | | |")
+            lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | | | | | |")
     return "\n".join([*lines, "", *(_origin(one) for one in found), ""])
 
 
@@ -51,7 +54,7 @@ def _origin(one: dict[str, Any]) -> str:
 
 def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:
     if row["failed"]:
-        return f"| `{one['recipe']}` | {name}: {row['failed']} | | | | | | | |"
+        return f"| `{one['recipe']}` | {name}: {row['failed']} | | | | | | | | |"
     cells = (
         f"`{one['recipe']}` of {one['frames']} frames",
         name,
@@ -61,6 +64,7 @@ def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:
         _interval(row["old_over_new"], 2),
         f"{row['gained_bytes'] / 2**20:+.1f} MiB",
         f"{row['first_db']:.1f}, {row['last_db']:.1f}",
+        f"{row['tenth_db']:.1f}, {row['afresh_db']:.1f}" if "tenth_db" in row else "–",
         f"{row['agreement']:.1%}",
     )
     return f"| {' | '.join(cells)} |"
