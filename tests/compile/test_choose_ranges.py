@@ -89,6 +89,6 @@ def test_a_large_network_tries_thresholds_on_fewer_samples(
         return choose(model, proposed, files, threads)
 
     monkeypatch.setattr(ranges, "choose", counted)
-    monkeypatch.setattr(counting, "macs", lambda _: {"one": int(share * ranges.TRIED_MACS)})
+    monkeypatch.setattr(counting, "cost", lambda _: int(share * ranges.TRIED_MACS))
     assert calibrate(tmp_path, graph, samples(tmp_path / "samples"), "auto", 1).samples == 4
     assert looked_at == [tried]

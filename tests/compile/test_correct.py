@@ -192,7 +192,7 @@ def test_a_large_network_is_corrected_by_fewer_samples(
         read.append(path)
         return own(path)
 
-    monkeypatch.setattr(counting, "macs", lambda _: {"one": int(share * COUNTED_MACS)})
+    monkeypatch.setattr(counting, "cost", lambda _: int(share * COUNTED_MACS))
     samples, fp32 = written(tmp_path / "samples", images(16, seed=1)), network(tmp_path / "fp32.onnx")
     ranges = calibrate(tmp_path, fp32, samples, "minmax", 1)
     int8 = quantize(tmp_path, fp32, ranges, ())

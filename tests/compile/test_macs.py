@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 import deploy_recipes as recipes
 from deploy_compile.export import export
 from deploy_compile.load import load
-from deploy_compile.macs import macs
+from deploy_compile.macs import MOVED, affordable, cost, macs
 from deploy_compile.simplify import simplify
 from tests import toys
 
@@ -46,6 +46,13 @@ def test_the_operators(
     wanted: int,
 ) -> None:
     assert count(tmp_path, op, x, weight, y, **how) == wanted
+
+
+def test_a_budget_counts_the_values_that_are_moved_too(tmp_path: Path) -> None:
+    count(tmp_path, "Conv", ["batch", 6, 8, 8], [6, 1, 3, 3], ["batch", 6, 6, 6], group=6)
+    one = cost(tmp_path / "g.onnx")
+    assert one == 6 * 36 * 9 + MOVED * (6 * 64 + 6 * 36)
+    assert [affordable(tmp_path / "g.onnx", budget, 1, 4) for budget in (0, 3 * one - 1, 9 * one)] == [1, 2, 4]
 
 
 def test_a_graph_is_counted_node_by_node(tmp_path: Path) -> None:

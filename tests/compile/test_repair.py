@@ -112,7 +112,7 @@ def test_a_large_network_is_tried_on_fewer_samples(
 
     monkeypatch.setattr(repair, "noise", counted)
     for macs in (repair.TRIAL_MACS / 6, repair.TRIAL_MACS):
-        monkeypatch.setattr(counting, "macs", lambda _, macs=macs: {"one": int(macs)})
+        monkeypatch.setattr(counting, "cost", lambda _, macs=macs: int(macs))
         repair.reach(tmp_path, made[1], made[2], asked, made[0] / "samples", (0.0,), 1)
     assert seen == [6, repair.LEAST_SAMPLES]
 
