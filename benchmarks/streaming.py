@@ -96,8 +96,8 @@ def carried(recipe: Recipe, name: str, params: dict[str, str], steps: int, path:
 
     stages = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
     net = module(stages(load, recipe, name, params, "seeded", None, Uncertainty()))
-    tenth = islice(film_of(recipe, steps), steps - steps // TENTHS, None)
-    np.savez(path, logits=by_torch(net, recipe, film_of(recipe, steps)), afresh=by_torch(net, recipe, tenth))
+    end = islice(film_of(recipe, steps), last_tenth(steps), None)
+    np.savez(path, logits=by_torch(net, recipe, film_of(recipe, steps)), afresh=by_torch(net, recipe, end))
 
 
 def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> d
     value, low, high = timing.ratio_interval(ratio["window"], ratio["step"])
     both, memory = {"old": model.stream(), "new": model.stream()}, 0
     said = {"old": np.empty_like(wanted), "new": np.empty_like(afresh)}
-    tenth = steps - steps // TENTHS
+    tenth = last_tenth(steps)
     both["new"].step(frames[0], copy=False)  # its arrays are made now, not while memory is watched
     both["new"].reset()
     spent: dict[str, list[float]] = {which: [] for which in both}
@@ -151,6 +151,11 @@ def stream(name: str, bundle: Path, candidate: str, film: Path, steps: int) -> d
         "afresh_db": round(sqnr(afresh, said["new"]), 2),
         "agreement": float(np.mean(wanted.argmax(-1) == said["old"].argmax(-1))),
     }
+
+
+def last_tenth(steps: int) -> int:
+    """Return the step with which the last tenth begins."""
+    return steps - steps // TENTHS
 
 
 def resident() -> int:

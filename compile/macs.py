@@ -5,7 +5,7 @@ What is counted is what the definition of the operator multiplies, padding inclu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -23,9 +23,8 @@ def macs(graph: Path) -> dict[str, int]:
 
     Raises ValueError where a shape cannot be inferred.
     """
-    model = onnx.load(graph, load_external_data=False)
-    shapes = onnx_graph.inferred(model, batch=1)
-    return {node.name: _count(node, shapes) for node in onnx_graph.heavy_nodes(model)}
+    nodes, shapes = _read(graph)
+    return {node.name: _count(node, shapes) for node in nodes}
 
 
 def cost(graph: Path) -> int:
@@ -33,17 +32,22 @@ def cost(graph: Path) -> int:
 
     Depthwise networks wait for memory more than for arithmetic.
     """
-    model = onnx.load(graph, load_external_data=False)
-    shapes = onnx_graph.inferred(model, batch=1)
+    nodes, shapes = _read(graph)
     return sum(
         _count(node, shapes) + MOVED * sum(math.prod(_dims(name, shapes)) for name in (node.input[0], node.output[0]))
-        for node in onnx_graph.heavy_nodes(model)
+        for node in nodes
     )
 
 
 def affordable(graph: Path, budget: float, least: int, most: int) -> int:
     """Return how many samples a budget allows (multiply-adds, see `cost`), between `least` and `most`."""
     return min(most, max(least, int(budget // max(1, cost(graph)))))
+
+
+def _read(graph: Path) -> tuple[Sequence[onnx.NodeProto], Shapes]:
+    """Return the heavy nodes of an ONNX file and every tensor's shape at batch 1."""
+    model = onnx.load(graph, load_external_data=False)
+    return onnx_graph.heavy_nodes(model), onnx_graph.inferred(model, batch=1)
 
 
 def _count(node: onnx.NodeProto, shapes: Shapes) -> int:
