@@ -4,8 +4,8 @@
     python benchmarks/shared_encoder.py longitudinal_mim      this one
 
 A recipe's graph is exported twice (seeded weights, `--param encoder=once` and `twice`), quantized and built for the CPU
-as a compile does it; INT8 ranges are those of one sample, on which its speed does not depend. Of every candidate the
-two engines take turns in one run, on one thread and on all cores, 95 % intervals. Results go to
+as a compile does it, through the user's cache ($DEPLOY_CACHE); INT8 ranges are those of one sample, on which its speed
+does not depend. Of every candidate the two engines take turns in one run, on all cores, 95 % intervals. Results go to
 benchmarks/results/shared_encoder, one file a network, and docs/pairs-measured.md is made from them.
 """
 
@@ -33,7 +33,7 @@ from deploy_compile.ranges import calibrate
 from deploy_compile.results import Built
 from deploy_compile.simplify import simplify
 from deploy_compile.targets import candidates
-from deploy_runtime import backends, timing
+from deploy_runtime import backends, device_cache, timing
 from deploy_runtime.data import encode
 from deploy_runtime.machine import physical_cores
 from deploy_runtime.spec import Batch
@@ -60,18 +60,17 @@ def measure(name: str) -> dict[str, Any]:
     """Build both forms of one network and time every candidate of both, each in a process of its own."""
     found: dict[str, Any] = {"recipe": name, "failed": "", "candidates": []}
     with tempfile.TemporaryDirectory() as folder:
-        run = Stages(Path(folder), lambda *_: None, lambda *_: None)
+        run = Stages(device_cache.folder(), lambda *_: None, partial(_told, name))
         built = {form: engines(run, Path(folder) / form, name, form) for form in FORMS}
         for pair in zip(*built.values(), strict=True):
             refused = next((one.reason for one in pair if one.file is None), "")
-            for threads in sorted({1, physical_cores()}) if not refused else ():
-                result = Path(folder) / "result.json"
-                words = [sys.executable, __file__, name, "--of", *(str(one.file) for one in pair)]
-                rest = ["--candidate", pair[0].name, "--threads", str(threads), "--into", str(result)]
-                subprocess.run([*words, *rest], check=True)
-                found["candidates"].append(json.loads(result.read_text()))
             if refused:
                 print(f"{name}, {pair[0].name}: {refused}", flush=True)
+                continue
+            result = Path(folder) / "result.json"
+            words = [sys.executable, __file__, name, "--of", *(str(one.file) for one in pair)]
+            subprocess.run([*words, "--candidate", pair[0].name, "--into", str(result)], check=True)
+            found["candidates"].append(json.loads(result.read_text()))
     return found
 
 
@@ -91,9 +90,14 @@ def engines(run: Stages, folder: Path, name: str, form: str) -> list[Built]:
     ]
 
 
-def timed(name: str, files: dict[str, Path], candidate: str, threads: int) -> dict[str, Any]:
+def _told(name: str, stage: str, detail: str, seconds: float | None) -> None:
+    if seconds is not None:
+        print(f"{name}: {stage} {detail} {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def timed(name: str, files: dict[str, Path], candidate: str) -> dict[str, Any]:
     """Time one candidate of both forms, in this process."""
-    recipe = fitted(Options(name))
+    recipe, threads = fitted(Options(name)), physical_cores()
     backend, precision = candidate.split()
     open_engine = partial(backends.get(backend).open, precision=precision, inputs=recipe.inputs)
     both = {
@@ -148,13 +152,13 @@ def _row(recipe: str, row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = kept.parser(__doc__, "NETWORK")
-    for option in ("--candidate", "--threads", "--into"):
+    for option in ("--candidate", "--into"):
         parser.add_argument(option, help=argparse.SUPPRESS)
     parser.add_argument("--of", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.of:
         files = dict(zip(FORMS, map(Path, given.of), strict=True))
-        Path(given.into).write_text(json.dumps(timed(given.names[0], files, given.candidate, int(given.threads))))
+        Path(given.into).write_text(json.dumps(timed(given.names[0], files, given.candidate)))
         return
     kept.keep(RESULTS, () if given.page else given.names or NETWORKS, given.again, measure)
     write_page(RESULTS)
