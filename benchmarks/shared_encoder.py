@@ -3,10 +3,10 @@
     python benchmarks/shared_encoder.py                       the networks that compare two studies, full size
     python benchmarks/shared_encoder.py longitudinal_mim      this one
 
-A recipe's graph is exported twice (seeded weights, `--param encoder=once` and `twice`), quantized and built for the CPU
-as a compile does it, through the user's cache ($DEPLOY_CACHE); INT8 ranges are those of one sample, on which its speed
-does not depend. Of every candidate the two engines take turns in one run, on all cores, 95 % intervals. Results go to
-benchmarks/results/shared_encoder, one file a network, and docs/pairs-measured.md is made from them.
+A recipe's graph is exported twice (the same seeded weights, `--param encoder=once` and `twice`), quantized and built
+for the CPU as a compile does it, through the user's cache ($DEPLOY_CACHE); INT8 ranges are those of one sample, on
+which its speed does not depend. Of every candidate the two engines take turns in one run, on all cores, 95 % intervals.
+Results go to benchmarks/results/shared_encoder, one file a network, and docs/pairs-measured.md is made from them.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import kept
 import numpy as np
 
+import deploy_recipes
 from deploy_compile import sample_files, synthetic
 from deploy_compile.build import build
 from deploy_compile.cache import Stages
@@ -61,8 +62,9 @@ def measure(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"recipe": name, "failed": "", "candidates": []}
     with tempfile.TemporaryDirectory() as folder:
         run = Stages(device_cache.folder(), lambda *_: None, partial(_told, name))
-        built = {form: engines(run, Path(folder) / form, name, form) for form in FORMS}
-        for pair in zip(*built.values(), strict=True):
+        once = run(load, deploy_recipes.get(name), name, {}, "seeded", None)
+        built = [engines(run, Path(folder) / form, name, form, once.weights) for form in FORMS]
+        for pair in zip(*built, strict=True):
             refused = next((one.reason for one in pair if one.file is None), "")
             if refused:
                 print(f"{name}, {pair[0].name}: {refused}", flush=True)
@@ -74,11 +76,14 @@ def measure(name: str) -> dict[str, Any]:
     return found
 
 
-def engines(run: Stages, folder: Path, name: str, form: str) -> list[Built]:
-    """Export, quantize and build one form of a network for the CPU."""
+def engines(run: Stages, folder: Path, name: str, form: str, weights: Path) -> list[Built]:
+    """Export, quantize and build one form of a network for the CPU.
+
+    Both have the same `weights`: seeded as the form itself is run, they would differ.
+    """
     options = Options(name, {"encoder": form}, int8=True, targets=("cpu",), threads=physical_cores())
     recipe = fitted(options)
-    loaded = run(load, recipe, name, options.params, "seeded", None, options.uncertainty)
+    loaded = run(load, recipe, name, options.params, weights, None)
     fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter))
     sample_files.write(folder, iter([dict(synthetic.sample(recipe, SEED, 0))]))
     ranges = run(calibrate, fp32, folder, "minmax", options.threads)
