@@ -45,11 +45,12 @@ def fit(state: State, network: nn.Module, label: str) -> State:
     """Return exactly the network's own keys, from a state dict that may carry wrapper prefixes.
 
     Keys outside a stripped wrapper (a loss's weights, a metric's counters) are left behind once every key of the
-    network was found. Raises MismatchError with the missing, unexpected and misshapen keys.
+    network was found. A tensor that the network has under two names may be there under one, as safetensors' save_model
+    writes it. Raises MismatchError with the missing, unexpected and misshapen keys.
     """
     wanted = dict(network.state_dict())
     prefix = max(_prefixes(), key=lambda prefix: sum(name in wanted for name in _strip(state, prefix)))
-    stripped = _with_head(_strip(state, prefix), wanted, state, prefix)
+    stripped = _with_shared(_with_head(_strip(state, prefix), wanted, state, prefix), network, label)
     mismatch = Mismatch.between(stripped, wanted)
     if mismatch:
         raise MismatchError(label, mismatch)
@@ -60,6 +61,25 @@ def fit(state: State, network: nn.Module, label: str) -> State:
             )
     counters = {name: value for name, value in wanted.items() if name not in stripped}  # num_batches_tracked
     return {**stripped, **counters}
+
+
+def _with_shared(state: State, network: nn.Module, label: str) -> State:
+    """Return the state with a tensor that the network has under several names under all of them."""
+    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    names: dict[int, list[str]] = {}
+    for name, tensor in named:
+        names.setdefault(id(tensor), []).append(name)
+    filled = dict(state)
+    for same in names.values():
+        given = [name for name in same if name in state]
+        if any(not torch.equal(state[given[0]], state[other]) for other in given[1:]):
+            raise DeployError(
+                f"{label}: {' and '.join(given)} are one tensor in the network and differ in the file",
+                "Save the checkpoint again from the network as it is trained, or use a network that has both.",
+            )
+        if given:
+            filled |= dict.fromkeys(same, state[given[0]])
+    return filled
 
 
 class Mismatch:

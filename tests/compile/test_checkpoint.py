@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from deploy_compile import checkpoint
@@ -51,6 +51,26 @@ def test_a_prefix_that_is_the_networks_own_is_kept() -> None:
     target = nn.ModuleDict({"model": net()})
     state = dict(target.state_dict())
     assert same(checkpoint.fit(state, target, "a.pt"), state)
+
+
+def with_one_layer_twice() -> nn.Module:
+    shared = nn.Linear(4, 4)
+    return nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(4, 4), shared), "bottleneck": shared})
+
+
+def test_a_layer_of_two_names_may_be_in_the_file_under_one(tmp_path: Path) -> None:
+    trained, target = with_one_layer_twice(), with_one_layer_twice()
+    save_model(trained, str(tmp_path / "a.safetensors"))
+    state = checkpoint.read(tmp_path / "a.safetensors")
+    assert len(state) == len(trained.state_dict()) - 2
+    assert same(checkpoint.fit(state, target, "a"), dict(trained.state_dict()))
+
+
+def test_a_layer_of_two_names_that_differ_is_refused() -> None:
+    state = {**with_one_layer_twice().state_dict(), "bottleneck.bias": torch.ones(4)}
+    says = r"encoder\.1\.bias and bottleneck\.bias are one tensor .* differ in the file"
+    with pytest.raises(DeployError, match=says):
+        checkpoint.fit(state, with_one_layer_twice(), "a")
 
 
 def test_what_lies_outside_a_wrapper_is_left_behind() -> None:
