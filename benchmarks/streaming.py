@@ -30,13 +30,12 @@ from typing import Any
 import kept
 import numpy as np
 from compiled import by_torch, compiled, opened, shipped
-from streaming_page import write_page
+from streaming_page import RESULTS, write_page
 
 import deploy_recipes
 from deploy_recipes import Recipe
 from deploy_runtime.data import encode
 
-RESULTS = Path(__file__).parent / "results" / "streaming"
 NETWORKS = ("resnet50_lstm", "resnet50_gru", "efficientnet_b5_gru", "resnet50_tecno")
 STEPS, TWIN_STEPS = 500, 10_000
 EARLY = 100  # steps whose drift the last ones' is compared with

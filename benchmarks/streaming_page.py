@@ -1,10 +1,13 @@
-"""The page of benchmarks/streaming.py, from the results that stand."""
+"""The page of benchmarks/streaming.py and step_costs.py, from the results that stand."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "streaming-measured.md"
+RESULTS = Path(__file__).parent / "results" / "streaming"
+COSTS = RESULTS.with_name("step_costs")
+LEAST_MS = 0.1  # an operator that takes less is one of the others
 HEAD = """# Streams, measured
 
 Made by `python benchmarks/streaming.py` from the results in `benchmarks/results/streaming`: seeded weights, synthetic
@@ -20,6 +23,15 @@ frames, one thread, the step and the whole window taking turns in one run.
   begins there: both are shown the same frames, so that what differs between these two is age.
 * *agreement*: share of frames with PyTorch's class. Seeded weights decide by narrow margins: read it as the worst case.
 """
+COSTS_HEAD = """## Where a step spends more than a frame of the window
+
+Made by `python benchmarks/step_costs.py`: ONNX Runtime's profile of the same graphs, a step and the window taking
+turns on one thread, milliseconds by operator, the median of their runs. A window reads each weight once for all of its
+frames, a step for one.
+
+| network | candidate | operator | a step | a window's frame | more |
+| --- | --- | --- | ---: | ---: | ---: |
+"""
 
 
 def write_page(results: Path) -> None:
@@ -27,7 +39,27 @@ def write_page(results: Path) -> None:
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
     tables = [_table("Full size", [one for one in found if not one["twin"]])]
     tables.append(_table("Reduced twins", [one for one in found if one["twin"]]))
+    tables.append(_costs([json.loads(path.read_text()) for path in sorted(COSTS.glob("*.json"))]))
     PAGE.write_text("\n".join([HEAD, *filter(None, tables)]))
+
+
+def _costs(found: list[dict[str, Any]]) -> str:
+    lines = [COSTS_HEAD.rstrip("\n")]
+    for one in found:
+        for name, row in one["candidates"].items():
+            lines += [f"| `{one['recipe']}` | {name} | {line} |" for line in _operators(row)]
+        if one["failed"]:
+            lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | |")
+    return "\n".join([*lines, "", *(_measured(one) for one in found), ""]) if found else ""
+
+
+def _operators(row: dict[str, Any]) -> list[str]:
+    step, frame = row["step_ms"], row["frame_ms"]
+    named = sorted((kind for kind in step if step[kind] >= LEAST_MS), key=lambda kind: -step[kind])
+    rest = [kind for kind in step if kind not in named]
+    groups = {**{kind: [kind] for kind in named}, "others": rest, "all": list(step)}
+    sums = {kind: [sum(one.get(each, 0.0) for each in of) for one in (step, frame)] for kind, of in groups.items()}
+    return [f"{kind} | {mine:.2f} | {whole:.2f} | {mine - whole:.2f}" for kind, (mine, whole) in sums.items()]
 
 
 def _table(title: str, found: list[dict[str, Any]]) -> str:
@@ -47,9 +79,13 @@ def _table(title: str, found: list[dict[str, Any]]) -> str:
 
 
 def _origin(one: dict[str, Any]) -> str:
+    return _measured(one).replace(": ", f": {one['steps']:,} steps, ", 1)
+
+
+def _measured(one: dict[str, Any]) -> str:
     machine = f"{one['machine']['cpu']} ({one['machine']['instructions']})"
     note = f" {one['note']}" if "note" in one else ""
-    return f"* `{one['recipe']}`: {one['steps']:,} steps, {machine}, {one['date']}, {one['commit']}.{note}"
+    return f"* `{one['recipe']}`: {machine}, {one['date']}, {one['commit']}.{note}"
 
 
 def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:
