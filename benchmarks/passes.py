@@ -19,7 +19,7 @@ from typing import Any
 import kept
 import numpy as np
 from passes_page import write_page
-from passes_run import FRAMES, MEANS, UNSIGNED, VECTORS
+from passes_run import BLOCKS, FRAMES, MEANS, UNSIGNED, VECTORS
 
 from deploy_compile.cache import Stages
 from deploy_compile.export import export
@@ -36,14 +36,14 @@ from deploy_recipes import Recipe
 from deploy_runtime import device_cache, timing
 
 RESULTS = Path(__file__).parent / "results" / "passes"
-MODELS = ("x3d_s", "x3d_m", "r2plus1d_r50", "slowfast_r50", "efficientnet_b0")
+MODELS = ("resnet18", "resnet50", "x3d_s", "x3d_m", "r2plus1d_r50", "slowfast_r50", "efficientnet_b0")
 SHIPS, NONE = "all", "none"
 EXACT: Mapping[str, tuple[str, ...]] = {  # what is left out; U8 stays, since without it INT8 is another order of slow
     SHIPS: (), f"no {FRAMES}": (FRAMES,), f"no {VECTORS}": (VECTORS,), NONE: (FRAMES, VECTORS),
 }  # fmt: skip
 INT8: Mapping[str, tuple[str, ...]] = {
-    SHIPS: (), f"no {FRAMES}": (FRAMES,), f"no {VECTORS}": (VECTORS,), f"no {MEANS}": (MEANS,),
-    f"no {UNSIGNED}": (UNSIGNED,), NONE: (FRAMES, VECTORS, MEANS),
+    SHIPS: (), f"no {FRAMES}": (FRAMES,), f"no {VECTORS}": (VECTORS,), f"no {BLOCKS}": (BLOCKS,),
+    f"no {MEANS}": (MEANS,), f"no {UNSIGNED}": (UNSIGNED,), NONE: (FRAMES, VECTORS, BLOCKS, MEANS),
 }  # fmt: skip
 VARIANTS = {"fp32": EXACT, "int8": INT8}
 SAMPLES = 4  # held-out ones, on which answers are compared

@@ -15,6 +15,7 @@ same one with a pass left out, and with none (but U8), interleaved in one run on
 
 * **clips as frames** (`compile/lower_3d.py`): 3-D convolutions and what surrounds them as 2-D ones.
 * **whole vectors** (`compile/pad_channels.py`): channels around depthwise convolutions filled up to a multiple of 16.
+* **blocks** (`compile/fold_strides.py`): the first convolution of an INT8 graph over blocks of 2 x 2 pixels.
 * **pooled means** (`compile/rewrite_onnxruntime.py`): a mean over all positions as pooling, which has an INT8 kernel.
 * **U8** (the same): activations as U8 instead of S8.
 

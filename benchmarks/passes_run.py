@@ -14,7 +14,7 @@ from deploy_compile.sample_files import save
 from deploy_runtime import backends
 from deploy_runtime.spec import Batch, Tensor
 
-FRAMES, VECTORS, MEANS, UNSIGNED = "clips as frames", "whole vectors", "pooled means", "U8"
+FRAMES, VECTORS, BLOCKS, MEANS, UNSIGNED = "clips as frames", "whole vectors", "blocks", "pooled means", "U8"
 
 
 def build(
@@ -31,6 +31,7 @@ def build(
     without: dict[str, tuple[ModuleType, str, Callable[..., Any]]] = {
         FRAMES: (lower_onnxruntime, "lower", lambda *_: {}),
         VECTORS: (lower_onnxruntime, "pad_channels", lambda *_, **__: 0),
+        BLOCKS: (lower_onnxruntime, "fold_strides", lambda *_: {}),
         MEANS: (rewrite_onnxruntime, "_pool_means", lambda *_: None),
         UNSIGNED: (rewrite_onnxruntime, "_insert", lambda model, grids, _: insert(model, grids, np.int8)),
     }

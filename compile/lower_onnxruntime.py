@@ -1,10 +1,11 @@
 """What ONNX Runtime's kernels for x86 processors want of a float graph: pictures, and whole vectors of channels.
 
-Two exact passes, in this order: channels around depthwise convolutions are filled up (`pad_channels`), and clips become
-frames (`lower_3d`). When, follows from the graph and from what docs/passes.md measures. INT8 always gains by frames;
-floats gain much where depthwise convolutions over clips are among them and little or less than nothing elsewhere
-(0.94 to 1.11), so that there they stay clips. Floats on clips gain nothing by whole vectors. Elsewhere than on x86
-nothing is done, nor is a clip made frames for a range of batch sizes.
+Three exact passes, in this order: channels around depthwise convolutions are filled up (`pad_channels`), clips become
+frames (`lower_3d`), and the first convolution of an INT8 graph reads blocks (`fold_strides`). When, follows from the
+graph and from what docs/passes.md measures. INT8 always gains by frames; floats gain much where depthwise convolutions
+over clips are among them and little or less than nothing elsewhere (0.94 to 1.11), so that there they stay clips.
+Floats on clips gain nothing by whole vectors. Elsewhere than on x86 nothing is done, nor is a clip made frames for a
+range of batch sizes.
 
 Promise: what changed was run beside what was given, on noise, and the largest difference over the largest answer is
 stated in the graph's metadata. Two traps, for which a graph is left alone: a body (of If, Loop, Scan) reads tensors
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 
 from deploy_compile import session
+from deploy_compile.fold_strides import fold_strides
 from deploy_compile.frames import CLIP
 from deploy_compile.lower_3d import lower
 from deploy_compile.onnx_graph import attribute, save
@@ -34,7 +36,7 @@ GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 @dataclass(frozen=True)
 class Lowered:
-    """What was done: `difference` is None where that is nothing; `origin` is that of `lower_3d.lower`."""
+    """What was done: `difference` is None where that is nothing; `origin` is that of `lower` and `fold_strides`."""
 
     difference: float | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -48,13 +50,17 @@ def lower_for_cpu(model: onnx.ModelProto, batch: Batch, *, quantized: bool) -> L
     nodes = model.graph.node
     bodies = any(item.type in GRAPHS for node in nodes for item in node.attribute)
     behind_batch = [dim for value in model.graph.input for dim in value.type.tensor_type.shape.dim[1:]]
-    if bodies or not any(map(_concerned, nodes)) or not all(dim.HasField("dim_value") for dim in behind_batch):
+    concerned = any(map(_concerned, nodes)) and all(dim.HasField("dim_value") for dim in behind_batch)
+    if bodies or not (concerned or (quantized and any(map(_strided, nodes)))):
         return Lowered()
     before = onnx.ModelProto()
     before.CopyFrom(model)
-    pays = quantized or any(map(_depthwise_over_clips, nodes))
-    filled = pad_channels(model, ranks=(4, 5) if quantized or batch.fixed else (4,))
-    origin = lower(model, batch.best) if batch.fixed and pays else {}
+    filled, origin = 0, dict[str, str]()
+    if concerned:
+        pays = quantized or any(map(_depthwise_over_clips, nodes))
+        filled = pad_channels(model, ranks=(4, 5) if quantized or batch.fixed else (4,))
+        origin |= lower(model, batch.best) if batch.fixed and pays else {}
+    origin |= fold_strides(model)
     if not filled and not origin:
         return Lowered()
     found, restless = _difference(before, model, batch.best)
@@ -65,8 +71,13 @@ def lower_for_cpu(model: onnx.ModelProto, batch: Batch, *, quantized: bool) -> L
 
 
 def _concerned(node: onnx.NodeProto) -> bool:
-    """Whether a pass may have something to do with a node: it is a convolution over clips or in groups."""
+    """Whether the first two may have something to do with a node: it is a convolution over clips or in groups."""
     return node.op_type == "Conv" and (len(_window(node)) == CLIP - 2 or attribute(node, "group", 1) > 1)
+
+
+def _strided(node: onnx.NodeProto) -> bool:
+    """Whether the last may: it is a convolution that goes on by more than a pixel."""
+    return node.op_type == "Conv" and any(item.name == "strides" and max(item.ints) > 1 for item in node.attribute)
 
 
 def _depthwise_over_clips(node: onnx.NodeProto) -> bool:

@@ -58,6 +58,7 @@ def rewrite(
         for new, old in lower_for_cpu(model, batch, quantized=True).origin.items():
             grids |= {new: grids[old]} if old in grids else {}
             seen |= {new: seen[old]} if old in seen and old not in outputs else {}
+        _quantize_blocks(model, grids)
     _pass_back(model.graph, grids)
     _spread(model, grids, seen)
     _hold_probabilities(model.graph, grids)
@@ -119,6 +120,14 @@ def _averages_slices(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, tuple
     size = shapes[node.input[0]][1][2:] if node.input[0] in shapes else ()
     plain = not any(lists.get("pads", ())) and lists.get("strides", (1,))[0] == 1 and "dilations" not in lists
     return node.op_type == "AveragePool" and plain and bool(size) and lists.get("kernel_shape") == (1, *size[1:])
+
+
+def _quantize_blocks(model: onnx.ModelProto, grids: dict[str, Grid]) -> None:
+    """Leave a picture float that is read in blocks only: they are quantized, and once is enough."""
+    known = links(model)
+    for node in model.graph.node:
+        if node.op_type == "SpaceToDepth" and node.output[0] in grids and len(known.consumers[node.input[0]]) == 1:
+            grids.pop(node.input[0], None)
 
 
 def _pass_back(graph: onnx.GraphProto, grids: dict[str, Grid]) -> None:
