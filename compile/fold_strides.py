@@ -53,11 +53,9 @@ def _source(name: str, known: Links) -> str:
 
 def _folded(conv: Convolution, shape: Sequence[int | None]) -> Convolution | None:
     """Return the same convolution over blocks, or None where it is not one that gains."""
-    size = shape[2:]
+    size = [length for length in shape[2:] if length is not None and length % STRIDE == 0]
     plain = conv.group == 1 and conv.strides == (STRIDE, STRIDE) and set(conv.dilations) == {1}
     if not plain or conv.scale is None or conv.inputs > MOST_CHANNELS or len(size) != len(conv.strides):
-        return None
-    if any(length is None or length % STRIDE for length in size):
         return None
     axes = [_over_blocks(*axis) for axis in zip(size, conv.kernel, conv.begins, conv.ends, strict=True)]
     if any(end < 0 for *_, end in axes):
@@ -72,9 +70,8 @@ def _folded(conv: Convolution, shape: Sequence[int | None]) -> Convolution | Non
     )
 
 
-def _over_blocks(length: int | None, kernel: int, begin: int, end: int) -> tuple[int, int, int]:
+def _over_blocks(length: int, kernel: int, begin: int, end: int) -> tuple[int, int, int]:
     """Return, along one axis, the window in blocks and the padding before and behind, which may come out negative."""
-    assert length is not None
     first, last = -begin // STRIDE, (kernel - 1 - begin) // STRIDE  # blocks, from the one where a window is said to be
     window, places = last - first + 1, (length + begin + end - kernel) // STRIDE + 1
     return window, -first, places - length // STRIDE + first + window - 1
