@@ -30,7 +30,7 @@ METRICS = {
     "pair_exchanged_db": "signal to noise with the two exchanged",
     "pair_light_ratio": "reaction to another exposure, over PyTorch's",
     "stream_sqnr_db": "signal to noise over a film",
-    "stream_end_db": "signal to noise at its end, beside its beginning",
+    "stream_end_db": "signal to noise at its end, beside its beginning or a stream that begins there",
     "stream_trend_db": "signal to noise at its end by the trend",
     "stream_chunks_db": "single frames beside longer chunks",
     "stream_resumed_db": "signal to noise from a state that is given",

@@ -145,13 +145,15 @@ class Parity:
 @dataclass(frozen=True)
 class Streamed:
     """PyTorch carried through a film: its frames, the answers to them, a clip with a state other than the initial one,
-    and the answers to that clip from this state and from the initial one. `.npz` files by tensor name."""
+    the answers to that clip from this state and from the initial one, and those to the film's last clips without what
+    came before them. `.npz` files by tensor name."""
 
     film: Path
     answers: Path
     carried: Path
     resumed: Path
     begun: Path
+    afresh: Path
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class StreamDrift:
     initial one, and `begun_db` over the same clip from the initial one. `phases` where each frame is decided.
     `course_db` are the ratios of up to 16 equal parts of the film, and `begins_db` and `ends_db` lie on the straight
     line through them, the end at the favourable edge of its 95 % interval; both infinite of a film too short for one.
+    `afresh_db` is that of `last_db` for a stream that begins near there, beside PyTorch that begins there too: both
+    are shown the same frames, so that what differs between the two is age. Infinite in bundles from before.
     """
 
     output: str
@@ -105,6 +107,7 @@ class StreamDrift:
     course_db: tuple[float, ...] = ()
     begins_db: float = math.inf
     ends_db: float = math.inf
+    afresh_db: float = math.inf
 
 
 @dataclass(frozen=True)

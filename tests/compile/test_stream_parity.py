@@ -82,6 +82,13 @@ def test_a_clip_that_is_hard_from_the_initial_state_may_be_as_hard_from_another(
     assert all(verdict.passed for verdict in verdicts((hard,), Limit(sqnr_db=18.0)))
 
 
+def test_an_end_that_is_hard_afresh_may_be_as_hard_for_an_old_stream() -> None:
+    hard = replace(GOOD, first_db=66.0, last_db=41.0, begins_db=66.0, ends_db=41.0, afresh_db=42.0)
+    assert all(verdict.passed for verdict in verdicts((hard,), Limit(sqnr_db=18.0)))
+    aged = verdicts((replace(hard, afresh_db=50.0),), Limit(sqnr_db=18.0))
+    assert [v.metric for v in aged if not v.passed] == ["stream_end_db", "stream_trend_db"]
+
+
 def test_without_a_limit_in_decibels_a_thousandth_is_asked_for_and_more_is_not_judged() -> None:
     fp32 = StreamDrift("y", 64, 110.0, 125.0, 104.0, 120.0, 115.0, 118.0)  # its end is far more than twice as far off
     assert all(verdict.passed for verdict in verdicts((fp32,), Limit(max_relative=1e-4)))
@@ -111,6 +118,7 @@ def test_every_candidate_is_stepped_through_the_film(made: Verified) -> None:
         assert (drift.output, drift.frames) == ("logits", 48)
         assert drift.phases is not None
         assert abs(drift.begun_db - drift.resumed_db) < 20.0
+        assert abs(drift.afresh_db - drift.last_db) < 20.0
         assert drift.phases.frames == 48
         judged = {verdict.metric for verdict in row.verdicts}
         assert len(drift.course_db) == trend.PARTS
