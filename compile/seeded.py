@@ -28,16 +28,14 @@ from deploy_runtime.errors import DeployError
 SEED = 0
 GAMMA = (0.5, 1.5)
 BETA_STD = 0.1
-# Of a convolution, what is left of it. 1.0 costs 8 dB of int8 SQNR on x3d_s: undamped residuals amplify every error.
-BRANCH_END_GAMMA = 0.25
+BRANCH_END_GAMMA = 0.25  # 1.0 costs 8 dB of int8 SQNR on x3d_s: undamped residuals amplify every error
 ZERO_MATRIX_STD = 0.02
 BATCH = 4  # clips in one pass: the variance between samples belongs to the statistics too
 PASSES = 2
 STATISTICS_SEED = 1001  # of the synthetic series that the statistics are taken on
 SCENE_PASSES = 4  # samples of each scene that the classifier is shown
 SCENE_FLOPS = 1.5e12  # what they may cost, one of each at least: on one thread a clip can take half a minute
-DECISIVE = 8.0  # how far a scene's class is raised above the others, in standard deviations of the logits, or in
-# logits where a softmax reads them on the way (auxiliary heads)
+DECISIVE = 8.0  # how far a scene's class is raised above the others, in standard deviations of the logits
 RIDGE = 0.05  # of the least squares that find a scene in the features, relative to their energy
 
 
@@ -71,17 +69,17 @@ def branch_ends(module: nn.Module, recipe: Recipe) -> list[str]:
 def scale_of(module: nn.Module) -> nn.Parameter | None:
     """Return the vector that scales a branch: a normalisation's weight, or a layer scale's gamma.
 
-    A branch may end in a Linear layer or in a convolution with a bias, which have none.
+    A transformer's branch may end in a Linear layer, which has none: its matrix is left as it was drawn.
     """
     for name in ("weight", "gamma"):
         value = getattr(module, name, None)
         if isinstance(value, nn.Parameter) and value.ndim == 1:
             return value
-    if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.bias is not None):
+    if isinstance(module, nn.Linear):
         return None
     raise DeployError(
         f"a module of type {type(module).__name__} ends no residual branch: it has no vector weight or gamma",
-        "Correct branch_ends of the recipe: the last normalisation, layer scale or layer with a bias of each branch.",
+        "Correct branch_ends of the recipe: the last normalisation, layer scale or Linear layer of each branch.",
     )
 
 
@@ -101,13 +99,9 @@ def _draw(module: nn.Module) -> None:
 
 def _damp(module: nn.Module, recipe: Recipe) -> None:
     for name in branch_ends(module, recipe):
-        end = module.get_submodule(name)
-        scale = scale_of(end)
+        scale = scale_of(module.get_submodule(name))
         if scale is not None:
             scale.fill_(BRANCH_END_GAMMA)
-        elif isinstance(end, _ConvNd):  # a transformer's Linear layer is left as it was drawn
-            for parameter in end.parameters():
-                parameter.mul_(BRANCH_END_GAMMA)
 
 
 def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
@@ -128,25 +122,17 @@ def _take_statistics(module: nn.Module, recipe: Recipe) -> None:
 
 
 def _tell_scenes_apart(module: nn.Module, recipe: Recipe) -> None:
-    """Add to the layers that give the scores a ridge regression that tells the synthetic scenes apart.
+    """Add to the last layer that gives the scores a ridge regression that tells the synthetic scenes apart.
 
-    These are the last one and, before it, the recipe's auxiliary heads: a stage that reads a random one's scores would
-    be told next to nothing, and what it makes of that would be as much noise. A network whose decision is made
-    elsewhere than in a Linear layer or a convolution of one place is left as it is.
+    Each scene is a class, or has a fourth of the labels. A network whose decision is made elsewhere than in a Linear
+    layer or a convolution of one place is left as it is.
     """
     if not isinstance(recipe.task, (Classes, MultiLabel)):
         return
-    heads = [(name, part) for name, part in module.named_modules() if gives(part) == recipe.task.count]
-    for name, head in heads:
-        auxiliary = head is not heads[-1][1]
-        if not auxiliary or any(fnmatchcase(name, glob) for glob in recipe.auxiliary_heads):
-            _tell_apart(module, recipe, recipe.task, head, auxiliary)
-
-
-def _tell_apart(
-    module: nn.Module, recipe: Recipe, task: Classes | MultiLabel, head: nn.Module, auxiliary: bool
-) -> None:
-    """Do so in one layer. Each scene is a class, or has a fourth of the labels."""
+    heads = [part for part in module.modules() if gives(part) == recipe.task.count]
+    if not heads:
+        return
+    head = heads[-1]
     seen: list[tuple[Tensor, Tensor]] = []  # what reaches the layer and what it gives: [places, width]
     hook = head.register_forward_hook(lambda part, given, made: seen.append((_flat(part, given[0]), _flat(part, made))))
     with FlopCounterMode(display=False) as counted:
@@ -158,17 +144,16 @@ def _tell_apart(
     hook.remove()
     features = torch.stack([given.mean(0) for given, _ in seen])
     logits = torch.cat([made for _, made in seen])
-    usual, centre = logits.mean(0), features.mean(0)
-    raised = DECISIVE if auxiliary else DECISIVE * logits.std(1).mean()
+    spread, usual, centre = logits.std(1).mean(), logits.mean(0), features.mean(0)
     apart = features - centre
     energy = apart @ apart.T
     scenes = torch.eye(synthetic.SCENES).repeat(passes, 1)
     ridge = RIDGE * energy.diagonal().mean() * torch.eye(len(energy))
     directions = torch.linalg.solve(energy + ridge, scenes - scenes.mean(0)).T @ apart
-    directions *= raised / (scenes * (apart @ directions.T)).sum(1).mean()
+    directions *= DECISIVE * spread / (scenes * (apart @ directions.T)).sum(1).mean()
     weight, bias = cast(Tensor, head.weight).flatten(1), cast(Tensor | None, head.bias)
-    if isinstance(task, MultiLabel):  # present where the logit is positive
-        middle = raised * (0.5 - 1 / synthetic.SCENES) / (1 - 1 / synthetic.SCENES)
+    if isinstance(recipe.task, MultiLabel):  # present where the logit is positive
+        middle = DECISIVE * spread * (0.5 - 1 / synthetic.SCENES) / (1 - 1 / synthetic.SCENES)
         for row in range(len(weight)):
             direction = directions[row % synthetic.SCENES]
             weight[row] += direction

@@ -119,11 +119,8 @@ class Recipe:
         outputs; `streams` follows from it.
     shaped(recipe, params): the same recipe with inputs, outputs, task, preprocess fitted to the parameters; it may
         raise UsageError with the rule that a value breaks.
-    branch_ends: globs over module names: the last normalisation of every residual branch, or the convolution with a
-        bias that no normalisation follows. Seeded weights set its gamma to 0.25, or make it a quarter, and the test
-        that parity means something zeroes the deepest one.
-    auxiliary_heads: globs over module names: earlier classifiers of the same classes, which training gives a loss of
-        their own and later layers read (the stages of TeCNO). Seeded weights make each decide as clearly as the last.
+    branch_ends: globs over module names: the last normalisation of every residual branch. Seeded weights set its
+        gamma to 0.25, and the test that parity means something zeroes the deepest one.
     pretrained(**params): the published state dict through the library that publishes it.
     adapt(state): turns the state dict of another library, whose keys it knows, into this network's; any other it gives
         back as it is. It is called with the wrapper prefixes still on.
@@ -146,7 +143,6 @@ class Recipe:
     params: tuple[Param, ...] = ()
     shaped: "Callable[[Recipe, Mapping[str, Any]], Recipe] | None" = None
     branch_ends: tuple[str, ...] = ()
-    auxiliary_heads: tuple[str, ...] = ()
     pretrained: Callable[..., Mapping[str, Any]] | None = None
     adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     weights_from: str = ""

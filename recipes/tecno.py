@@ -29,7 +29,6 @@ def shaped(backbone: str, recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Fit clip, classes and features."""
     logits = Tensor("logits", ("batch", values["frames"], values["num_classes"]), layout="NTC")
     fitted = cnn_rnn.fit(recipe, values, backbone, logits)
-    fitted = replace(fitted, branch_ends=(*fitted.branch_ends, "tcn.*.layers.*.conv_1x1"))
     if not values["streams"]:
         return fitted
     return fitted.carrying(*state(values)) if values["causal"] else cnn_rnn.windowed(fitted, backbone)
@@ -75,7 +74,6 @@ TECNO = Recipe(
         cnn_rnn.STREAMS,
         Param("multi_scale", False, "classify the outputs of all layers side by side, not only their sum"),
     ),
-    auxiliary_heads=("tcn.*.conv_out_classes",),
     keep_float=(
         Keep(
             "/tcn/*",
