@@ -25,6 +25,14 @@ def parser(doc: str | None, what: str) -> argparse.ArgumentParser:
     return made
 
 
+def run(
+    doc: str | None, what: str, folder: Path, names: Iterable[str], measure: Callable[[str], dict[str, Any]]
+) -> None:
+    """Do what the command line asks of a script that has no options of its own; `names` are all there are."""
+    given = parser(doc, what).parse_args()
+    keep(folder, () if given.page else given.names or names, given.again, measure)
+
+
 def keep(folder: Path, names: Iterable[str], again: bool, measure: Callable[[str], dict[str, Any]]) -> None:
     """Measure each name that has no result in `folder` yet, or all of them `again`, and write `NAME.json`."""
     folder.mkdir(parents=True, exist_ok=True)

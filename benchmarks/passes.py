@@ -118,9 +118,8 @@ def compared(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = kept.parser(__doc__, "MODEL").parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import passes_run
-    kept.keep(RESULTS, () if given.page else given.names or MODELS, given.again, compared)
+    kept.run(__doc__, "MODEL", RESULTS, MODELS, compared)
     write_page(RESULTS)
 
 

@@ -217,9 +217,8 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = kept.parser(__doc__, "MODEL").parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import peers_build and peers_run
-    kept.keep(RESULTS, () if given.page else given.names or MODELS, given.again, measured)
+    kept.run(__doc__, "MODEL", RESULTS, MODELS, measured)
     write_page(RESULTS)
 
 

@@ -120,8 +120,7 @@ def _row(one: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    given = kept.parser(__doc__, "TASK").parse_args()
-    kept.keep(RESULTS, () if given.page else given.names or TASKS, given.again, measure)
+    kept.run(__doc__, "TASK", RESULTS, TASKS, measure)
     write_page(RESULTS)
 
 

@@ -132,9 +132,7 @@ def _line(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    given = kept.parser(__doc__, "RECIPE").parse_args()
-    if not given.page:
-        kept.keep(RESULTS, given.names or NAMES, given.again, built)
+    kept.run(__doc__, "RECIPE", RESULTS, NAMES, built)
     write_page()
 
 

@@ -94,8 +94,7 @@ def checked(copy: Path, base: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = kept.parser(__doc__, "RECIPE").parse_args()
-    kept.keep(RESULTS, () if given.page else given.names or ("resnet18",), given.again, measure)
+    kept.run(__doc__, "RECIPE", RESULTS, ("resnet18",), measure)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ import kept
 import numpy as np
 from compiled import compiled
 from streaming import THREADS
-from streaming_page import COSTS as RESULTS
-from streaming_page import RESULTS as STREAMS
-from streaming_page import write_page
+from streaming_page import COSTS, write_page
 
 from deploy_runtime import backend_onnxruntime, manifest
 from deploy_runtime.evidence import Candidate, Manifest
@@ -96,9 +94,8 @@ def by_operator(profile: Path, frames: int) -> dict[str, float]:
 
 
 def main() -> None:
-    given = kept.parser(__doc__, "NETWORK").parse_args()
-    kept.keep(RESULTS, () if given.page else given.names or NETWORKS, given.again, measure)
-    write_page(STREAMS)
+    kept.run(__doc__, "NETWORK", COSTS, NETWORKS, measure)
+    write_page()
 
 
 if __name__ == "__main__":

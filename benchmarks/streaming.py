@@ -189,7 +189,7 @@ def main() -> None:
         given.again,
         lambda name: measure(name.removesuffix("-twin"), given.twins, given.steps or steps),
     )
-    write_page(RESULTS)
+    write_page()
 
 
 if __name__ == "__main__":

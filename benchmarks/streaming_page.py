@@ -34,12 +34,12 @@ frames, a step for one.
 """
 
 
-def write_page(results: Path) -> None:
+def write_page() -> None:
     """Write docs/streaming-measured.md."""
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    found, costs = ([json.loads(path.read_text()) for path in sorted(of.glob("*.json"))] for of in (RESULTS, COSTS))
     tables = [_table("Full size", [one for one in found if not one["twin"]])]
     tables.append(_table("Reduced twins", [one for one in found if one["twin"]]))
-    tables.append(_costs([json.loads(path.read_text()) for path in sorted(COSTS.glob("*.json"))]))
+    tables.append(_costs(costs))
     PAGE.write_text("\n".join([HEAD, *filter(None, tables)]))
 
 
@@ -50,7 +50,7 @@ def _costs(found: list[dict[str, Any]]) -> str:
             lines += [f"| `{one['recipe']}` | {name} | {line} |" for line in _operators(row)]
         if one["failed"]:
             lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | |")
-    return "\n".join([*lines, "", *(_measured(one) for one in found), ""]) if found else ""
+    return "\n".join([*lines, "", *(_origin(one) for one in found), ""]) if found else ""
 
 
 def _operators(row: dict[str, Any]) -> list[str]:
@@ -75,17 +75,13 @@ def _table(title: str, found: list[dict[str, Any]]) -> str:
         lines += [_row(one, name, row) for name, row in one["candidates"].items()]
         if one["failed"]:
             lines.append(f"| `{one['recipe']}` | failed: {one['failed']} | | | | | | | | |")
-    return "\n".join([*lines, "", *(_origin(one) for one in found), ""])
+    return "\n".join([*lines, "", *(_origin(one, f"{one['steps']:,} steps, ") for one in found), ""])
 
 
-def _origin(one: dict[str, Any]) -> str:
-    return _measured(one).replace(": ", f": {one['steps']:,} steps, ", 1)
-
-
-def _measured(one: dict[str, Any]) -> str:
+def _origin(one: dict[str, Any], how: str = "") -> str:
     machine = f"{one['machine']['cpu']} ({one['machine']['instructions']})"
     note = f" {one['note']}" if "note" in one else ""
-    return f"* `{one['recipe']}`: {machine}, {one['date']}, {one['commit']}.{note}"
+    return f"* `{one['recipe']}`: {how}{machine}, {one['date']}, {one['commit']}.{note}"
 
 
 def _row(one: dict[str, Any], name: str, row: dict[str, Any]) -> str:

@@ -16,11 +16,10 @@ import numpy as np
 import onnx
 
 from deploy_compile.convolution import Array, Convolution, Writer, read, set_nodes
-from deploy_compile.onnx_graph import Links, inferred, links
+from deploy_compile.onnx_graph import VIEWS, behind, inferred, links
 
 STRIDE = 2
 MOST_CHANNELS = 4  # of a picture; more gain nothing
-MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})
 
 
 def fold_strides(model: onnx.ModelProto) -> Mapping[str, str]:
@@ -32,7 +31,7 @@ def fold_strides(model: onnx.ModelProto) -> Mapping[str, str]:
     for node in model.graph.node:
         conv = read(node, known)
         folded = None if conv is None else _folded(conv, shapes.get(node.input[0], ()))
-        if folded is None or _source(node.input[0], known) not in given:
+        if folded is None or behind(node.input[0], known.producers, VIEWS) not in given:
             writer.made.append(node)
             continue
         picture = node.input[0]
@@ -42,13 +41,6 @@ def fold_strides(model: onnx.ModelProto) -> Mapping[str, str]:
     if blocks:
         set_nodes(model, writer.made)
     return {made: picture for picture, made in blocks.items()}
-
-
-def _source(name: str, known: Links) -> str:
-    """Return of which tensor this one is another view."""
-    while (node := known.producers.get(name)) is not None and node.op_type in MOVES:
-        name = node.input[0]
-    return name
 
 
 def _folded(conv: Convolution, shape: Sequence[int | None]) -> Convolution | None:

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from deploy_compile import session
-from deploy_compile.fold_strides import fold_strides
+from deploy_compile.fold_strides import STRIDE, fold_strides
 from deploy_compile.frames import CLIP
 from deploy_compile.lower_3d import lower
 from deploy_compile.onnx_graph import attribute, save
@@ -60,7 +60,7 @@ def lower_for_cpu(model: onnx.ModelProto, batch: Batch, *, quantized: bool) -> L
         pays = quantized or any(map(_depthwise_over_clips, nodes))
         filled = pad_channels(model, ranks=(4, 5) if quantized or batch.fixed else (4,))
         origin |= lower(model, batch.best) if batch.fixed and pays else {}
-    origin |= fold_strides(model)
+    origin |= fold_strides(model) if quantized else {}
     if not filled and not origin:
         return Lowered()
     found, restless = _difference(before, model, batch.best)
@@ -76,8 +76,8 @@ def _concerned(node: onnx.NodeProto) -> bool:
 
 
 def _strided(node: onnx.NodeProto) -> bool:
-    """Whether the last may: it is a convolution that goes on by more than a pixel."""
-    return node.op_type == "Conv" and any(item.name == "strides" and max(item.ints) > 1 for item in node.attribute)
+    """Whether the last may: it is a convolution over pictures that goes on by its stride."""
+    return node.op_type == "Conv" and any(a.name == "strides" and list(a.ints) == [STRIDE] * 2 for a in node.attribute)
 
 
 def _depthwise_over_clips(node: onnx.NodeProto) -> bool:

@@ -7,7 +7,7 @@ protobuf could not hold it (2 GiB).
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+VIEWS = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})  # the same values, by other axes
 DATA_INPUTS = 2  # of a heavy node: what it multiplies; the third is the bias and stays float
 MOST_BYTES = 2**31 - 2**24  # of one protobuf file; the margin is for what checker and shape inference add
 CLIP_FRAMES = "clip_frames"  # the key of that metadata entry
@@ -71,6 +72,13 @@ def links(model: onnx.ModelProto) -> Links:
         for name in dict.fromkeys(filter(None, node.input)):
             consumers.setdefault(name, []).append(node)
     return Links(constants, producers, consumers)
+
+
+def behind(name: str, producers: Mapping[str, onnx.NodeProto], kinds: Collection[str]) -> str:
+    """Return the tensor that `name` is made of by nothing but first inputs of such kinds of nodes; it may be itself."""
+    while (node := producers.get(name)) is not None and node.op_type in kinds:
+        name = node.input[0]
+    return name
 
 
 def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

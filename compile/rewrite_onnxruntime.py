@@ -32,13 +32,13 @@ from onnx import helper, numpy_helper
 from deploy_compile.convolution import set_nodes
 from deploy_compile.grids import MIDDLE, UNSIGNED_STEPS, Grid, grid
 from deploy_compile.lower_onnxruntime import lower_for_cpu
-from deploy_compile.onnx_graph import array, drop_unread, inferred, links, load, save, taken, unique
+from deploy_compile.onnx_graph import VIEWS, array, drop_unread, inferred, links, load, save, taken, unique
 from deploy_compile.results_int8 import Range, Ranges
 from deploy_runtime.spec import Batch
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 POINTWISE = frozenset({"Add", "Mul", "Sigmoid", "Relu", "GlobalAveragePool"})
-MOVERS = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+MOVERS = VIEWS | {"MaxPool"}
 
 
 def rewrite(

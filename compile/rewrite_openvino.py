@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from deploy_compile.onnx_graph import array, links, load, save, taken, unique
+from deploy_compile.onnx_graph import VIEWS, array, behind, links, load, save, taken, unique
 
 MIDDLE = 128  # the zero point of U8 that stands for S8's 0
-PASSES = frozenset({"Relu", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Identity"})
+PASSES = VIEWS | {"Relu", "MaxPool", "Slice", "Identity"}
 
 
 def rewrite(source: Path, destination: Path) -> Path:
@@ -52,9 +52,7 @@ def _joins(
     consumers: Mapping[str, Sequence[onnx.NodeProto]],
 ) -> bool:
     """Whether a Concat stands behind or before a Q/DQ pair, with nothing between but what hands values on."""
-    name = quantizer.input[0]
-    while (node := producers.get(name)) is not None and node.op_type in PASSES:
-        name = node.input[0]
+    node = producers.get(behind(quantizer.input[0], producers, PASSES))
     if node is not None and node.op_type == "Concat":
         return True
     waiting = [reader.output[0] for reader in consumers.get(quantizer.output[0], ())]

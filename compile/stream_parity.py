@@ -179,7 +179,7 @@ def walked(
     """
     now = initial(inputs, state, 1)
     axes = _times(inputs, state)
-    length = min(film[name].shape[axis] for name, axis in axes.items())
+    length = _length(film, axes)
     following = {one.output for one in state}
     parts: dict[str, list[Array]] = {tensor.name: [] for tensor in outputs if tensor.name not in following}
     for start in range(0, length - size + 1, size):
@@ -195,9 +195,13 @@ def walked(
 
 def _end(film: Arrays, axes: Mapping[str, int], frames: int) -> Arrays:
     """Return the last PART of a film, in whole clips."""
-    clips = min(film[name].shape[axis] for name, axis in axes.items()) // frames
+    clips = _length(film, axes) // frames
     last = range((clips - -(-clips // PART)) * frames, clips * frames)
     return {name: film[name].take(last, axis) for name, axis in axes.items()}
+
+
+def _length(film: Arrays, axes: Mapping[str, int]) -> int:
+    return min(int(film[name].shape[axis]) for name, axis in axes.items())
 
 
 def _times(inputs: Sequence[Tensor], state: Sequence[State]) -> dict[str, int]:
@@ -231,14 +235,15 @@ def run(
         repeated = {name: np.repeat(array, batch.least, axis=0) for name, array in given.items()}
         return {name: array[:1] for name, array in session.run(repeated).items()}
 
-    seen = load(film)
-    length = min(seen[name].shape[axis] for name, axis in _times(inputs, state).items())
-    for name, size in zip(WALKS, (1, min(CHUNK, length), frames), strict=False):
+    def walk(name: str, session: Session, seen: Arrays, size: int) -> None:
+        save(folder / f"{name}.npz", walked(partial(step, session), seen, inputs, outputs, state, size)[0])
+
+    whole, axes = load(film), _times(inputs, state)
+    for name, size in zip(WALKS, (1, min(CHUNK, _length(whole, axes)), frames), strict=False):
         with opened(size) as session:
-            save(folder / f"{name}.npz", walked(partial(step, session), seen, inputs, outputs, state, size)[0])
+            walk(name, session, whole, size)
             if size == 1:
-                end = _end(seen, _times(inputs, state), frames)
-                save(folder / "afresh.npz", walked(partial(step, session), end, inputs, outputs, state, size)[0])
+                walk("afresh", session, _end(whole, axes, frames), size)
             if size == frames:
                 clip = load(carried)
                 save(folder / "resumed.npz", step(session, clip))
