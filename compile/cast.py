@@ -1,9 +1,9 @@
 """Cast: rewrite a graph so that every tensor that fp16 can hold is fp16, with fp32 inputs and outputs.
 
-Promise: inputs and outputs stay fp32 under their names; nodes that saw values beyond a quarter of fp16's range in
-calibration, that ONNX defines for fp32 only, that say so in their doc string (see split_norms), or that hold a body
-(If, Loop, Scan) stay fp32 and are listed in `kept_float` with the reason; Q/DQ nodes and their scales are the same
-numbers as before; node names and order are kept.
+Promise: inputs and outputs stay fp32 under their names; nodes that the recipe keeps so, that saw values beyond a
+quarter of fp16's range in calibration, that ONNX defines for fp32 only, that say so in their doc string (see
+split_norms), or that hold a body (If, Loop, Scan) stay fp32 and are listed in `kept_float` with the reason; Q/DQ nodes
+and their scales are the same numbers as before; node names and order are kept.
 
 Ours and not onnxconverter-common's `float16`: that one writes an invalid graph where an output of the graph is read
 inside, where a weight is shared with a node that stays fp32, and where an integer is cast to float; it needs time
@@ -12,7 +12,7 @@ Here a tiny constant never becomes 0 (an epsilon must not), Inf stays Inf, and w
 fp32.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,26 +20,32 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from deploy_compile import onnx_graph
+from deploy_compile import keep, onnx_graph
 from deploy_compile.results import Form, Graph
 from deploy_compile.results_int8 import Ranges
 from deploy_compile.retype import Retyping, half_slots
 from deploy_compile.split_norms import STAYS_FP32
+from deploy_recipes.recipe import Keep
 
 LARGEST = 65504.0 / 4  # of an fp16 tensor in calibration: the margin is for what calibration did not see
 
 
-def cast(out: Path, graph: Graph, ranges: Ranges, precision: str, form: Form = "") -> Graph:
+def cast(
+    out: Path, graph: Graph, ranges: Ranges, precision: str, form: Form = "", keep_fp32: Sequence[Keep] = ()
+) -> Graph:
     """Write `PRECISION.onnx` into `out`: `fp16` from the fp32 graph, `int8_fp16` from the int8 graph.
 
     `ranges` are those of the fp32 graph. In the form `fp32_scales` the Q/DQ nodes and what they feed keep fp32 scales
-    and sums, and only the rest is fp16. Raises ValueError where the result is not what this stage promises.
+    and sums, and only the rest is fp16. Raises ValueError where the result is not what this stage promises, DeployError
+    where a glob of `keep_fp32` names no node.
     """
     model = onnx_graph.load(graph.path)
     before = _pairs(model)
     reach = _reach(model, ranges)
     writer = Retyping(model)
     kept = {node.name: reason for node in model.graph.node if (reason := _refusal(node, model, writer.floats, reach))}
+    floats = [node for node in model.graph.node if writer.floats.intersection((*node.input, *node.output))]
+    kept |= keep.kept(floats, keep_fp32, "keep_fp32", "float node")
     quantized = _quantized(model) if form == "fp32_scales" else set[str]()
     writer.write({**dict.fromkeys(quantized, "its scales are fp32"), **kept})
     path = onnx_graph.save(model, out / f"{precision}.onnx")

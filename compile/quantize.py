@@ -11,20 +11,18 @@ and it would run the calibration again.
 """
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy_compile import biases, onnx_graph
+from deploy_compile import biases, keep, onnx_graph
 from deploy_compile.grids import grid
 from deploy_compile.results import Form, Graph
 from deploy_compile.results_int8 import Range, Ranges
 from deploy_compile.scales import DENSE_LEVELS, LEVELS, quantized, scales
 from deploy_recipes.recipe import Keep
-from deploy_runtime.errors import DeployError
 
 # Why a product of two activations stays float: 4 to 17 dB for peaked attention in ViT-B and RAD-DINO (its softmax @ v),
 # and no engine is faster for it (1.0x on OpenVINO; TensorRT's fused attention is fp16).
@@ -46,7 +44,7 @@ def quantize(
     """
     model = onnx_graph.load(graph.path)
     heavy = onnx_graph.heavy_nodes(model)
-    kept = _kept(heavy, keep_float)
+    kept = keep.kept(heavy, keep_float, "keep_float", "convolution, matmul or gemm")
     links = onnx_graph.links(model)
     for node in heavy:
         if node.name not in kept and (reason := _refusal(node, links, ranges.tensors)):
@@ -66,20 +64,6 @@ def quantize(
     result = Graph(path, "int8", len(model.graph.node), len(heavy), done, kept, form)
     _check(model, result, writer)
     return result
-
-
-def _kept(heavy: Sequence[onnx.NodeProto], keep_float: Sequence[Keep]) -> dict[str, str]:
-    kept: dict[str, str] = {}
-    for keep in keep_float:
-        matched = [node.name for node in heavy if fnmatchcase(node.name, keep.nodes)]
-        if not matched:
-            shown = ", ".join(node.name for node in heavy[-3:])
-            raise DeployError(
-                f"keep_float {keep.nodes!r} matches no convolution, matmul or gemm of the graph",
-                f"Correct the glob in the recipe; node names look like {shown}.",
-            )
-        kept.update((name, keep.reason) for name in matched if name not in kept)
-    return kept
 
 
 def _refusal(node: onnx.NodeProto, links: onnx_graph.Links, ranges: Mapping[str, Range]) -> str:

@@ -95,6 +95,7 @@ def print_recipe(console: Console, recipe: Recipe) -> None:
         rows.append(("labels", ", ".join(recipe.labels)))
     rows.append(("weights", recipe.weights_from or "nobody publishes any: give your own"))
     rows += [("stays float", f"{keep.nodes}: {keep.reason}") for keep in recipe.keep_float]
+    rows += [("stays fp32", f"{keep.nodes}: {keep.reason}") for keep in recipe.keep_fp32]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()

@@ -105,12 +105,14 @@ def fitted(recipe: Recipe, how: Uncertainty) -> Recipe:
         task = replace(task, threshold=task.threshold or 0.5, of=(like.name,))  # a logit of 0 is a probability of 0.5
     elif isinstance(task, Classes):
         task = replace(task, of=(like.name,))
+    wherever = _wherever if how.members > 1 else lambda keep: keep
     return replace(
         recipe,
         outputs=(like, entropy, replace(given, name="variance")),
         task=task,
         limits={precision: _limit(recipe.limit(precision)) for precision in DEFAULT_LIMITS},
-        keep_float=tuple(_wherever(keep) for keep in recipe.keep_float) if how.members > 1 else recipe.keep_float,
+        keep_float=tuple(map(wherever, recipe.keep_float)),
+        keep_fp32=tuple(map(wherever, recipe.keep_fp32)),
     )
 
 

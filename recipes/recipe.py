@@ -58,7 +58,7 @@ DEFAULT_LIMITS: Mapping[str, Limit] = {
 
 @dataclass(frozen=True)
 class Keep:
-    """ONNX nodes that stay in float in an INT8 graph: a glob over node names, and why."""
+    """ONNX nodes that stay out of INT8 or of fp16: a glob over node names, and why."""
 
     nodes: str
     reason: str
@@ -128,6 +128,7 @@ class Recipe:
         then look at the same study twice, the two exchanged, and another exposure.
     source: the paper and the library.      weights_from: what people call the published weights.
     aliases: other names that people use.
+    keep_float: nodes that stay in float in an INT8 graph.     keep_fp32: nodes that stay in fp32 in an fp16 graph.
     twin: values of `params` that make a small network with every operator of the full one, compiled whole in the tests.
     """
 
@@ -150,6 +151,7 @@ class Recipe:
     twin: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Limit] = field(default_factory=lambda: DEFAULT_LIMITS)
     keep_float: tuple[Keep, ...] = ()
+    keep_fp32: tuple[Keep, ...] = ()
     labels: tuple[str, ...] = ()
     exporter: str = "torchscript"
     state: tuple[State, ...] = ()

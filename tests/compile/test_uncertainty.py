@@ -199,11 +199,13 @@ def test_labels_that_stand_each_for_themselves() -> None:
 
 
 def test_a_recipe_is_fitted() -> None:
-    recipe = replace(tiny, keep_float=(Keep("/head/*", "small"), Keep("Gemm*", "small")))
+    keeps = (Keep("/head/*", "small"), Keep("Gemm*", "small"))
+    recipe = replace(tiny, keep_float=keeps, keep_fp32=keeps[:1])
     fitted = uncertainty.fitted(recipe, Uncertainty(members=2))
     assert [tensor.name for tensor in fitted.outputs] == ["probabilities", "entropy", "variance"]
     assert fitted.task == Classes(5, of=("probabilities",))
     assert [keep.nodes for keep in fitted.keep_float] == ["/members.*/head/*", "Gemm*"]
+    assert [keep.nodes for keep in fitted.keep_fp32] == ["/members.*/head/*"]
     for precision, limit in fitted.limits.items():
         assert all(limit.of(name).reason for name in limit.outputs), precision
     assert uncertainty.fitted(recipe, Uncertainty(masks=2)).keep_float == recipe.keep_float
