@@ -16,8 +16,8 @@ from deploy_runtime import manifest as manifests
 from deploy_runtime.errors import DeployError, GateError
 from deploy_runtime.evidence import Candidate
 from deploy_runtime.spec import Batch
-from tests.compile.test_triton import changed, for_device
 from tests.runtime import tiny_bundle, tiny_stream
+from tests.runtime.tiny_bundle import changed, for_device
 
 
 def doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:

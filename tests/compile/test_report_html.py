@@ -2,10 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,22 +16,12 @@ from deploy_compile.report_html import page
 from deploy_compile.report_parts import share_used
 from deploy_compile.results import Layer
 from deploy_runtime.data import decode, encode
-from deploy_runtime.drift import Drift, PhaseDrift, Segment, StreamDrift, Verdict
+from deploy_runtime.drift import PhaseDrift, Segment, StreamDrift, Verdict
 from deploy_runtime.evidence import (
-    Accuracy,
-    Calibration,
-    Candidate,
-    ClassRecall,
-    Coverage,
-    Difference,
-    Evaluation,
-    Interval,
     Manifest,
-    Repair,
-    Speed,
 )
-from deploy_runtime.spec import Limit, State, Tensor
-from tests import chromium
+from deploy_runtime.spec import State, Tensor
+from tests.compile.shown import DRIFT, HOSTILE, LAYERS, MAP, ROWS, SPEED, VERDICTS, bare, full, with_text
 from tests.runtime import tiny_bundle
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -46,69 +35,6 @@ NAMES = {
     "data-label", "aria-label", "aria-hidden", "focusable", "width", "height", "x", "y", "x1", "x2", "y1", "y2", "cx",
     "cy", "r",
 }  # fmt: skip
-HOSTILE = "<script>alert('x')</script>\"&amp;\x00\x1b[31m\u202e--><!--</style>"
-
-DRIFT = Drift("logits", 16, 0.31, 0.04, 6.2, 0.05, 0.0065, 0.99871, 0.9971, 26.4, 3.2, 0.9375, 0.717, 0.989, 16, 1)
-MAP = Drift("map", 16, 0.02, 0.001, 1.0, 0.02, 0.001, 0.9999, 0.9998, 41.75)
-VERDICTS = (
-    Verdict("logits", "cosine", 0.99871, 0.99, True),
-    Verdict("logits", "sqnr_db", 26.4, 18.0, True),
-    Verdict("logits", "agreement", 0.9375, 0.95, False, "95 % interval 0.717 to 0.989 over 16"),
-    Verdict("map", "max_relative", 0.02, 0.05, True),
-    Verdict("map", "fp64_ratio", 3.25, 10.0, True),
-)
-SPEED = Speed(4.392, 4.317, 4.463, 24.73, 26.11, 108.62, 1200, 2, p99_ms=31.87)
-ROWS = (
-    Candidate(
-        "openvino", "int8", "cpu", "passed", file="graphs/int8.cpu.onnx",
-        coverage=Coverage({"int8": 3, "fp32": 1}, {"int8": 0.931, "fp32": 0.069}),
-        drift=(DRIFT, MAP), verdicts=VERDICTS, speed=SPEED,
-    ),
-    Candidate("onnxruntime", "fp32", "cpu", "passed", file="graphs/fp32.onnx", speed=replace(SPEED, p50_ms=97.15)),
-    Candidate("openvino", "bf16", "cpu", "refused", "this processor has no bf16"),
-    Candidate("tensorrt_rtx", "int8_fp16", "rtx", "built_not_run", "built here", verdicts=VERDICTS, emulated=True),
-)  # fmt: skip
-LAYERS = {
-    "openvino int8": (
-        Layer("/stem/stem.0/Conv", "Conv", "fp32"),
-        Layer("/block/block.0/Conv", "Conv", "int8"),
-        Layer("/block/block.3/Conv", "Conv", "int8"),
-        Layer("/head/Gemm", "Gemm", "int8"),
-    )
-}
-
-
-def accuracy(share: float) -> Accuracy:
-    interval = Interval(share, share - 0.1, share + 0.05)
-    return Accuracy(interval, (ClassRecall(12, interval), ClassRecall(0, None)), interval, None)
-
-
-EVALUATION = Evaluation(
-    "openvino int8", 240, 240, "c" * 64, accuracy(0.8625), accuracy(0.8583),
-    Difference(Interval(-0.0042, -0.0125, 0.0), 2, 1, 1.0), 0.5,
-)  # fmt: skip
-
-
-def full() -> Manifest:
-    """A manifest with everything that the page can show."""
-    plain = tiny_bundle.manifest(ROWS)
-    given = Calibration(False, 48, 12, "auto", "d" * 64, ("1 calibration sample only: one scene sets the INT8 ranges",))
-    return replace(
-        plain,
-        name="clips-int8",
-        labels=("rest", "tool"),
-        limits={"int8": Limit(cosine=0.99, outputs={"map": Limit(cosine=0.9, reason="a map of few values")})},
-        verdict="openvino int8: 4.4x PyTorch here, and it passes; 3.93x of onnxruntime fp32, the next best. And more",
-        provenance=replace(plain.provenance, calibration=given, weights="file", options={"precisions": "fp32 int8"}),
-        repairs={"cpu": Repair(("/stem/stem.0/Conv",), 4, 14.9, 27.35, 1.12)},
-        evaluation=EVALUATION,
-    )
-
-
-def bare() -> Manifest:
-    """A manifest of which nothing was measured."""
-    plain = tiny_bundle.manifest((Candidate("openvino", "fp32", "cpu", "passed", file="graphs/fp32.onnx"),))
-    return replace(plain, fallback=None, provenance=replace(plain.provenance, calibration=None, held_out=""))
 
 
 class Page(HTMLParser):
@@ -214,29 +140,6 @@ def test_nothing_measured_is_said_in_words() -> None:
         assert sentence in text, sentence
 
 
-def with_text(text: str) -> tuple[Manifest, Mapping[str, tuple[Layer, ...]]]:
-    """A manifest that holds `text` wherever a recipe, a user, a library or a file may have put it."""
-    manifest = full()
-    noted = replace(ROWS[0], verdicts=(replace(VERDICTS[0], output=text, note=text, metric=text),), file=text)
-    fallen = replace(ROWS[2], reason=text, drift=(replace(DRIFT, output=text),), verdicts=VERDICTS)
-    assert manifest.provenance.calibration is not None
-    made = replace(
-        manifest.provenance,
-        held_out=text, versions={text: text}, machine={"cpu": text, text: text}, options={text: text}, created=text,
-        calibration=replace(manifest.provenance.calibration, warnings=(text,), algorithm=text, digest=text),
-        weights=text, weights_sha256=text,
-    )  # fmt: skip
-    found = replace(
-        manifest,
-        name=text, recipe=text, family=text, params={text: text}, verdict=text, labels=(text, text), provenance=made,
-        candidates=(noted, *ROWS[1:2], fallen), repairs={text: Repair((text,), 1, 1.0, 2.0, 1.0)},
-        inputs=(replace(manifest.inputs[0], name=text, dtype=text, layout=text),),
-        limits={"int8": Limit(reason=text, outputs={text: Limit(reason=text)})},
-        evaluation=replace(EVALUATION, candidate=text, digest=text),
-    )  # fmt: skip
-    return found, {"openvino int8": (Layer(text, text, text),)}
-
-
 @given(text=st.one_of(st.just(HOSTILE), st.text(min_size=1, max_size=40)))
 @settings(max_examples=40, deadline=None)
 def test_no_text_becomes_markup(text: str) -> None:
@@ -326,46 +229,3 @@ def test_a_map_is_parted_where_the_modules_part() -> None:
     layers = [Layer(f"/{path.replace('.', '/')}/Conv", "Conv", "int8") for path in paths]
     stages = [(name, len(stage)) for name, stage in charts.stages(layers)]
     assert stages == [("features.0", 1), ("features.1", 2), ("features.2", 1), ("features.3", 1), ("head", 1)]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    path = chromium.found()
-    if path is None:
-        pytest.skip("no Chromium on PATH (Debian's package is chromium); nothing is installed for a test")
-    with chromium.browser(path, tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it(tmp_path: Path, browser: chromium.Browser, width: int, scheme: str) -> None:
-    facts = {
-        "wide": "document.documentElement.scrollWidth",
-        "seen": "document.documentElement.clientWidth",
-        "light": "getComputedStyle(document.body).backgroundColor",
-        "smallest": "Math.min(...[...document.querySelectorAll('td, dd, p, li.cell')].map(e => "
-        "parseFloat(getComputedStyle(e).fontSize)))",
-    }
-    for name, manifest, layers in (("full", full(), LAYERS), ("hostile", *with_text(HOSTILE))):
-        place = tmp_path / f"{name}.html"
-        place.write_text(page(manifest, layers), encoding="utf-8")
-        seen = browser.open(place, width, scheme, facts)
-        assert seen.requests == (place.as_uri(),)
-        assert seen.console == ()
-        assert seen.facts["wide"] <= seen.facts["seen"] <= width
-        assert seen.facts["smallest"] >= 11
-        assert (seen.facts["light"] == "rgb(255, 255, 255)") is (scheme == "light")
-        assert seen.picture.startswith(b"\x89PNG")
-        assert len(seen.picture) > 50_000
-
-
-@pytest.mark.slow
-def test_the_browser_would_have_told(tmp_path: Path, browser: chromium.Browser) -> None:
-    place = tmp_path / "bad.html"
-    place.write_text("<img src='beside.png'><script>console.error('shouted'); undefined.call()</script>")
-    seen = browser.open(place, 390, "light", {})
-    assert [Path(asked).name for asked in seen.requests] == ["bad.html", "beside.png"]
-    assert "shouted" in "".join(seen.console)
-    assert "exceptionDetails" in "".join(seen.console)

@@ -1,6 +1,5 @@
 """A bundle as a model of a Triton repository, held to Triton's own rules and served by its configuration alone."""
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,35 +17,12 @@ from deploy_runtime import load
 from deploy_runtime import manifest as manifests
 from deploy_runtime.device_build import TRIED_FIRST
 from deploy_runtime.errors import DeployError, UsageError
-from deploy_runtime.evidence import Candidate
-from deploy_runtime.spec import Batch, Classes, Limit, State, Tensor
+from deploy_runtime.spec import Batch, Classes, State, Tensor
 from tests import toys
 from tests.compile.triton_served import Served, read
 from tests.runtime import tiny_bundle, tiny_stream
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEPLOY_CACHE", str(tmp_path / "cache"))
-
-
-def changed(bundle: Path, **changes: Any) -> Path:
-    """Write the manifest again with fields replaced."""
-    manifests.write(bundle, replace(manifests.read(bundle), **changes))
-    return bundle
-
-
-def for_device(bundle: Path, target: str = "jetson-jp6") -> Path:
-    """Give a bundle the graphs that a device builds from, as the pipeline ships them."""
-    found = manifests.read(bundle)
-    rows = []
-    for precision in ("fp32", "int8_fp16"):
-        file = f"graphs/{precision}.onnx"
-        if not (bundle / file).exists():
-            shutil.copyfile(bundle / "graphs" / "fp32.onnx", bundle / file)
-        rows.append(Candidate("tensorrt", precision, target, "to_build", file=file, emulated=True))
-    limits = {**found.limits, "int8_fp16": Limit(cosine=0.99)}
-    return changed(bundle, candidates=(*found.candidates, *rows), limits=limits)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize(("batch", "size"), [(Batch(1, 1, 1), 1), (Batch(1, 2, 4), 1), (Batch(1, 2, 4), 4)])
@@ -64,7 +40,7 @@ def test_what_is_served_is_what_the_runtime_gives(tmp_path: Path, batch: Batch, 
 @pytest.mark.parametrize("initial", [0.0, 0.25])
 def test_a_stream_is_kept_by_the_configuration_alone(tmp_path: Path, initial: float) -> None:
     """Two cameras in turn, chunks of one and of three frames: what deploy_runtime's streams give."""
-    bundle = changed(tiny_stream.write(tmp_path / "bundle"), state=(State("h", "h_next", initial),))
+    bundle = tiny_bundle.changed(tiny_stream.write(tmp_path / "bundle"), state=(State("h", "h_next", initial),))
     served = Served(write_repository(bundle, tmp_path / "repo", "cpu", force=False))
     films = tiny_stream.clips(2)
     with load(bundle, backend="onnxruntime") as model:
@@ -124,7 +100,7 @@ def test_a_single_sample_is_a_batch_of_one_without_batching(tmp_path: Path) -> N
 def test_one_engine_a_core_for_throughput(tmp_path: Path) -> None:
     bundle = tiny_bundle.write(tmp_path / "bundle", objective="throughput")
     made = manifests.read(bundle).provenance
-    changed(bundle, provenance=replace(made, machine={**made.machine, "cores": "6"}))
+    tiny_bundle.changed(bundle, provenance=replace(made, machine={**made.machine, "cores": "6"}))
     model = write_repository(bundle, tmp_path / "repo", "cpu", force=False)
     config = read((model / "config.pbtxt").read_text())
     assert config["instance_group"] == [{"count": [6], "kind": ["KIND_CPU"]}]
@@ -138,14 +114,14 @@ def test_labels_stand_beside_the_scores_of_one_sample(tmp_path: Path) -> None:
     assert (model / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
     assert Served(model).config["output"][0]["label_filename"] == ["labels.txt"]
     # Triton numbers the scores of all frames in a row: those of a stream have no labels there
-    stream = changed(tiny_stream.write(tmp_path / "stream"), labels=("a", "b", "c", "d"))
+    stream = tiny_bundle.changed(tiny_stream.write(tmp_path / "stream"), labels=("a", "b", "c", "d"))
     model = write_repository(stream, tmp_path / "other", "cpu", force=False)
     assert not (model / "labels.txt").exists()
     assert "label_filename" not in Served(model).config["output"][0]
 
 
 def test_a_device_gets_a_config_and_the_command_that_makes_the_plan(tmp_path: Path) -> None:
-    bundle = for_device(tiny_bundle.write(tmp_path / "bundle"))
+    bundle = tiny_bundle.for_device(tiny_bundle.write(tmp_path / "bundle"))
     model = write_repository(bundle, tmp_path / "repo", "jetson-jp6", force=False)
     config = read((model / "config.pbtxt").read_text())
     assert config["platform"] == ["tensorrt_plan"]
@@ -164,7 +140,7 @@ def test_a_gpu_through_onnx_runtime_computes_fp32_as_fp32(tmp_path: Path) -> Non
     bundle = tiny_bundle.write(tmp_path / "bundle")
     found = manifests.read(bundle)
     rows = (*found.candidates, replace(found.candidates[1], target="cuda"))
-    model = write_repository(changed(bundle, candidates=rows), tmp_path / "repo", "cuda", force=False)
+    model = write_repository(tiny_bundle.changed(bundle, candidates=rows), tmp_path / "repo", "cuda", force=False)
     config = read((model / "config.pbtxt").read_text())
     accelerators = config["optimization"][0]["execution_accelerators"][0]["gpu_execution_accelerator"]
     assert accelerators == [{"name": ["cuda"], "parameters": [{"key": ["use_tf32"], "value": ["0"]}]}]
@@ -176,7 +152,7 @@ def test_weights_outside_the_graph_come_along(tmp_path: Path) -> None:
     graph = bundle / "graphs" / "fp32.onnx"
     loaded = onnx.load(graph)
     onnx.save_model(loaded, graph, save_as_external_data=True, location="fp32.onnx.data", size_threshold=0)
-    changed(bundle)
+    tiny_bundle.changed(bundle)
     model = write_repository(bundle, tmp_path / "repo", "cpu", force=False)
     assert (model / "1" / "fp32.onnx.data").read_bytes() == (bundle / "graphs" / "fp32.onnx.data").read_bytes()
     images = np.concatenate(toys.images(1))
@@ -194,7 +170,7 @@ def test_weights_from_elsewhere_are_refused(tmp_path: Path) -> None:
         next(entry for entry in tensor.external_data if entry.key == "location").value = "../../secret"
     onnx.save(bare, graph)
     (bundle / "graphs" / "fp32.onnx.data").unlink()
-    changed(bundle)
+    tiny_bundle.changed(bundle)
     with pytest.raises(DeployError, match="no file of the bundle"):
         write_repository(bundle, tmp_path / "repo", "cpu", force=False)
     assert not (tmp_path / "repo").exists()

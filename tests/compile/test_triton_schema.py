@@ -20,7 +20,6 @@ from deploy_compile.triton import write_repository
 from deploy_runtime import load
 from deploy_runtime import manifest as manifests
 from deploy_runtime.spec import Batch, State
-from tests.compile import test_triton
 from tests.compile.triton_served import Served
 from tests.runtime import tiny_bundle, tiny_stream
 
@@ -58,13 +57,13 @@ def parsed(python: Path, *configs: Path) -> list[dict[str, Any]]:
 def test_triton_reads_every_config_as_it_was_meant(python: Path, tmp_path: Path) -> None:
     whole = tiny_bundle.write(tmp_path / "whole", batch=Batch(1, 2, 4))
     stream = tiny_stream.write(tmp_path / "stream")
-    begun = test_triton.changed(
+    begun = tiny_bundle.changed(
         tiny_stream.write(tmp_path / "begun", Batch(1, 1, 4)), state=(State("h", "h_next", 0.5),)
     )
-    device = test_triton.for_device(tiny_bundle.write(tmp_path / "device"))
+    device = tiny_bundle.for_device(tiny_bundle.write(tmp_path / "device"))
     cuda = tiny_bundle.write(tmp_path / "cuda")
     rows = manifests.read(cuda).candidates
-    test_triton.changed(cuda, candidates=(*rows, replace(rows[1], target="cuda")))
+    tiny_bundle.changed(cuda, candidates=(*rows, replace(rows[1], target="cuda")))
     written = [
         write_repository(bundle, tmp_path / f"repo{number}", target, force=False) / "config.pbtxt"
         for number, (bundle, target) in enumerate(

@@ -3,6 +3,7 @@
 The golden outputs come from onnx's reference evaluator, so that no engine judges itself.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,22 @@ def manifest(rows: tuple[Candidate, ...]) -> Manifest:
             created="2026-01-01T00:00:00+00:00",
         ),
     )
+
+
+def changed(bundle: Path, **changes: Any) -> Path:
+    """Write the manifest again with fields replaced."""
+    manifests.write(bundle, replace(manifests.read(bundle), **changes))
+    return bundle
+
+
+def for_device(bundle: Path, target: str = "jetson-jp6") -> Path:
+    """Give a bundle the graphs that a device builds from, as the pipeline ships them."""
+    found = manifests.read(bundle)
+    rows = []
+    for precision in ("fp32", "int8_fp16"):
+        file = f"graphs/{precision}.onnx"
+        if not (bundle / file).exists():
+            shutil.copyfile(bundle / "graphs" / "fp32.onnx", bundle / file)
+        rows.append(Candidate("tensorrt", precision, target, "to_build", file=file, emulated=True))
+    limits = {**found.limits, "int8_fp16": Limit(cosine=0.99)}
+    return changed(bundle, candidates=(*found.candidates, *rows), limits=limits)
