@@ -20,10 +20,7 @@ from deploy_runtime.session import Array, Session
 from deploy_runtime.spec import Batch
 from tests.runtime import tiny_bundle
 
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_tensorrt_rtx, "missing", lambda: "no NVIDIA driver found")
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 def outcomes(result: Result) -> dict[str, str]:

@@ -44,11 +44,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_tensorrt_rtx, "open", lambda *given: FakeEngine())
 
 
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_tensorrt_rtx, "missing", lambda: "no NVIDIA driver found")
-
-
 def absent(monkeypatch: pytest.MonkeyPatch, *modules: Any) -> None:
     for module in modules:
         monkeypatch.setattr(module, "find_spec", lambda name: None)

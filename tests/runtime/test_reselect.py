@@ -7,19 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy_runtime import backend_tensorrt_rtx, load, machine, manifest, preference
+from deploy_runtime import load, machine, manifest, preference
 from deploy_runtime.__main__ import main
 from deploy_runtime.errors import GateError
 from deploy_runtime.preference import Preference, Timed
 from deploy_runtime.reselect import reselect
 from tests.runtime import tiny_bundle
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 MADE = Preference("onnxruntime fp32", 1, "2026-11-21", (Timed("onnxruntime fp32", 1.0, 1.0, 1.0, 1.0),))
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_tensorrt_rtx, "missing", lambda: "no NVIDIA driver found")
 
 
 def remember(bundle: Path, found: Preference = MADE) -> Path:

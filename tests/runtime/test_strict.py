@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 
-from deploy_runtime import UsageError, backend_openvino, backend_tensorrt_rtx, manifest
+from deploy_runtime import UsageError, backend_openvino, manifest
 from deploy_runtime.__main__ import main
 from deploy_runtime.check import check
 from deploy_runtime.evidence import Calibration, Manifest
 from deploy_runtime.result import Result, Row
 from deploy_runtime.strict import strictly
 
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_tensorrt_rtx, "missing", lambda: "no NVIDIA driver found")
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
