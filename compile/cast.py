@@ -31,7 +31,7 @@ LARGEST = 65504.0 / 4  # of an fp16 tensor in calibration: the margin is for wha
 
 
 def cast(
-    out: Path, graph: Graph, ranges: Ranges, precision: str, form: Form = "", keep_fp32: Sequence[Keep] = ()
+    out: Path, graph: Graph, ranges: Ranges, precision: str, keep_fp32: Sequence[Keep] = (), form: Form = ""
 ) -> Graph:
     """Write `PRECISION.onnx` into `out`: `fp16` from the fp32 graph, `int8_fp16` from the int8 graph.
 

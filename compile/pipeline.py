@@ -133,7 +133,7 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     seen = Seen(recipe, options, samples, torch, fp32, ranges, streamed, paired)
     graphs = [fp32]
     if ranges is not None and any(precision == "fp16" for _, _, precision in wanted):
-        graphs.append(run(cast, fp32, ranges, "fp16", "", recipe.keep_fp32))
+        graphs.append(run(cast, fp32, ranges, "fp16", recipe.keep_fp32))
     tried = attempt(run, seen, graphs, [one for one in wanted if not one[2].startswith("int8")])
     repairs: dict[str, Repair] = {}
     for name in dict.fromkeys(target.name for target, _, _ in wanted):  # each target has its own form of the INT8 graph
@@ -216,11 +216,11 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
             )
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
-        halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16", "", recipe.keep_fp32),)
+        halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16", recipe.keep_fp32),)
         graphs = (repaired.graph, *halved)
         found = Int8(graphs, tuple(attempt(run, seen, graphs, wanted)), repaired.repair)
         if wanted[0][0].built_there:  # for the versions of TensorRT that refuse fp16 scales
-            wider = run(cast, repaired.graph, ranges, "int8_fp16", "fp32_scales", recipe.keep_fp32)
+            wider = run(cast, repaired.graph, ranges, "int8_fp16", recipe.keep_fp32, "fp32_scales")
             found = replace(found, graphs=(*graphs, wider))
         if not any(fails(one.row) for one in found.tried):
             break

@@ -23,7 +23,6 @@ from tests.runtime import tiny_bundle
 
 HOSTILE = "<script>alert('x')</script>\"&amp;\x00\x1b[31m\u202e--><!--</style>"
 
-
 DRIFT = Drift("logits", 16, 0.31, 0.04, 6.2, 0.05, 0.0065, 0.99871, 0.9971, 26.4, 3.2, 0.9375, 0.717, 0.989, 16, 1)
 MAP = Drift("map", 16, 0.02, 0.001, 1.0, 0.02, 0.001, 0.9999, 0.9998, 41.75)
 VERDICTS = (

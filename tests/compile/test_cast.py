@@ -61,14 +61,14 @@ def test_everything_but_inputs_and_outputs_is_fp16(made: Toy, tmp_path: Path) ->
 def test_what_a_recipe_keeps_is_computed_in_fp32(tmp_path: Path) -> None:
     nodes = [NODE("MatMul", ["x", "w"], ["a"], "/body"), NODE("Softmax", ["a"], ["y"], "/head/Softmax")]
     fp32 = small(tmp_path, nodes, [EYE], "y")
-    graph = cast(tmp_path, fp32, reaching(), "fp16", "", [Keep("/head/*", "all but even probabilities")])
+    graph = cast(tmp_path, fp32, reaching(), "fp16", [Keep("/head/*", "all but even probabilities")])
     assert dict(graph.kept_float) == {"/head/Softmax": "all but even probabilities"}
     halves = {name for name, kind in types(graph.path).items() if kind == TensorProto.FLOAT16}
     read = {node.name: node.input[0] for node in onnx.load(graph.path).graph.node}
     assert read["/head/Softmax"] not in halves
     assert read["/body"] in halves
     with pytest.raises(DeployError, match=r"keep_fp32 '/tail/\*' matches no float node of the graph"):
-        cast(tmp_path, fp32, reaching(), "fp16", "", [Keep("/tail/*", "never")])
+        cast(tmp_path, fp32, reaching(), "fp16", [Keep("/tail/*", "never")])
 
 
 def test_the_int8_graph_keeps_its_pairs_and_its_scales_exactly(made: Toy, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from tests.compile.conftest import Unpacked
 
 ROOT = Path(__file__).parents[2]
 
-
 pytestmark = pytest.mark.usefixtures("cache")
 
 
