@@ -210,10 +210,9 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
             done = Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0, corrected.layers)
             repaired = Repaired(plain, done)
         else:
-            ranked = run(rank, seen.fp32, plain, recipe, calibration, threads)
-            repaired = run(
-                repair, seen.fp32, plain, ranges, ranked, recipe, calibration, margin, threads, corrected.means
-            )
+            ranked = run(rank, seen.fp32, plain, reached, recipe, calibration, threads)
+            about = (ranges, reached, ranked, recipe)
+            repaired = run(repair, seen.fp32, plain, *about, calibration, margin, threads, corrected.means)
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
         halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16", recipe.keep_fp32),)

@@ -11,24 +11,23 @@ decide. Where that order leaves no layer in INT8, the order of the errors alone 
 
 import bisect
 import glob
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from deploy_compile import biases, onnx_graph
+from deploy_compile import biases, onnx_graph, sample_files
 from deploy_compile.macs import affordable
 from deploy_compile.profile import profile
 from deploy_compile.quantize import quantize
 from deploy_compile.results import Graph
 from deploy_compile.results_int8 import Ranges, Ranked, Reached, Repaired
-from deploy_compile.sample_files import read
 from deploy_compile.sensitivity import alone, answers, decibels, noise
-from deploy_compile.switches import Sample, Switched, switched
-from deploy_recipes.recipe import Keep, Recipe
+from deploy_compile.switches import Answers, Sample, Switched, switched
+from deploy_recipes.recipe import Keep, Recipe, Task
 from deploy_runtime.drift import Drift
 from deploy_runtime.evidence import Repair
 from deploy_runtime.judge import judge, passed
@@ -38,38 +37,41 @@ from deploy_runtime.spec import Limit
 SAMPLES, LEAST_SAMPLES = 16, 4  # of the calibration set that the gates are tried on, as many as TRIAL_MACS allow
 TRIAL_MACS = 4e11  # of one trial, about 10 s on two cores
 RANKED, RANKING_S = 2, 60.0  # of those samples, and seconds, for measuring layers one by one
-GROUPED_S = (
-    600.0  # where one sample would take longer, neighbours are measured together: layers are told apart less well
-)
+GROUPED_S = 600.0  # where one sample takes longer, neighbours are measured together: layers are told apart less well
+FLOATS, WHOLE = "floats.npz", "whole.npz"  # what `reach` leaves
 LEAST_GAIN = 0.01  # of the layers' mean: what a layer is taken to gain in INT8 where the profile shows less
 
 
 def reach(
-    out: Path,  # noqa: ARG001 - a stage writes into it; this one has nothing to write
-    fp32: Graph,
-    int8: Graph,
-    recipe: Recipe,
-    calibration: Path,
-    margins_db: Sequence[float],
-    threads: int,
+    out: Path, fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, margins_db: Sequence[float], threads: int
 ) -> Reached:
-    """Return by which of the margins the INT8 graph passes as it is, on a folder of one-sample `.npz` files."""
-    with _trials(fp32, int8, recipe, calibration, threads) as trial:
-        whole = trial.both.nodes
-        passed_by = [margin for margin in margins_db if trial.passes(whole, tightened(recipe.limit("int8"), margin))]
-        return Reached(decibels(trial.noise(whole)), max(passed_by, default=None), len(whole))
+    """Return by which of the margins the INT8 graph passes as it is, on a folder of one-sample `.npz` files, and the
+    answers of both forms, which the two stages below begin from."""
+    limit = recipe.limit("int8")
+    with _opened(fp32, int8, threads) as both:
+        samples = _samples(fp32, calibration)
+        floats, whole = answers(both, samples, ()), answers(both, samples, both.nodes)
+        layers = len(both.nodes)
+    drifts = measure(floats, whole, recipe.task)
+    passed_by = [margin for margin in margins_db if passed(judge(drifts, tightened(limit, margin)))]
+    for path, found in ((out / FLOATS, floats), (out / WHOLE, whole)):
+        sample_files.save(path, found)
+    return Reached(decibels(noise(floats, whole)), max(passed_by, default=None), layers, out / FLOATS, out / WHOLE)
 
 
-def rank(out: Path, fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int) -> Ranked:
+def rank(
+    out: Path, fp32: Graph, int8: Graph, reached: Reached, recipe: Recipe, calibration: Path, threads: int
+) -> Ranked:
     """Return every quantized layer with the error that it causes alone and its milliseconds in float and in INT8.
 
     Errors are those of the samples that have most of the noise with all layers in INT8: the gates add noise up, and one
     sample with values far beyond the others' can hold most of it.
     """
-    with _trials(fp32, int8, recipe, calibration, threads) as trial:
-        noisiest = trial.noisiest(RANKED)
-        reference = {name: array[noisiest] for name, array in trial.reference.items()}
-        errors = alone(trial.both, [trial.samples[place] for place in noisiest], reference, RANKING_S, GROUPED_S)
+    floats, samples = sample_files.load(reached.floats), _samples(fp32, calibration)
+    noisiest = _noisiest(floats, sample_files.load(reached.whole))[:RANKED]
+    reference = {name: array[noisiest] for name, array in floats.items()}
+    with _opened(fp32, int8, threads) as both:
+        errors = alone(both, [samples[place] for place in noisiest], reference, RANKING_S, GROUPED_S)
     return Ranked(errors, profile(out, fp32, int8, recipe.inputs))
 
 
@@ -78,6 +80,7 @@ def repair(
     fp32: Graph,
     int8: Graph,
     ranges: Ranges,
+    reached: Reached,
     ranked: Ranked,
     recipe: Recipe,
     calibration: Path,
@@ -91,7 +94,8 @@ def repair(
     """
     errors, times = ranked.errors, ranked.times
     limit = tightened(recipe.limit("int8"), margin_db)
-    with _trials(fp32, int8, recipe, calibration, threads) as trial:
+    with _opened(fp32, int8, threads) as both:
+        trial = _Trials(both, _samples(fp32, calibration), recipe.task, reached)
         before = trial.noise(tuple(errors))
         tried = (
             (order, trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit)))
@@ -120,21 +124,32 @@ def tightened(limit: Limit, margin_db: float) -> Limit:
     )
 
 
-@contextmanager
-def _trials(fp32: Graph, int8: Graph, recipe: Recipe, calibration: Path, threads: int) -> Iterator["_Trials"]:
-    """Give both forms of the graph, opened, with as many calibration samples as a trial has the time for."""
-    samples = list(islice(read(calibration), affordable(fp32.path, TRIAL_MACS, LEAST_SAMPLES, SAMPLES)))
-    with switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads) as both:
-        yield _Trials(both, samples, recipe)
+def _samples(fp32: Graph, calibration: Path) -> list[Sample]:
+    """Return as many calibration samples as a trial has the time for."""
+    return list(islice(sample_files.read(calibration), affordable(fp32.path, TRIAL_MACS, LEAST_SAMPLES, SAMPLES)))
+
+
+def _opened(fp32: Graph, int8: Graph, threads: int) -> AbstractContextManager[Switched]:
+    return switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads)
+
+
+def _noisiest(reference: Answers, got: Answers) -> list[int]:
+    """Return the places of the samples along axis 0, those with most of the noise first."""
+    shares = sum(
+        np.square(got[name] - wanted, dtype=np.float64).reshape(len(wanted), -1).sum(axis=1)
+        / (np.square(wanted, dtype=np.float64).sum() or 1.0)
+        for name, wanted in reference.items()
+    )
+    return [int(place) for place in np.argsort(-np.asarray(shares), kind="stable")]
 
 
 class _Trials:
     """Runs sets of layers in INT8 and judges them against the float graph."""
 
-    def __init__(self, both: Switched, samples: Sequence[Sample], recipe: Recipe) -> None:
-        self.both, self.samples, self.task = both, samples, recipe.task
-        self.reference = answers(both, samples, ())
-        self._seen: dict[frozenset[str], tuple[tuple[Drift, ...], float]] = {}
+    def __init__(self, both: Switched, samples: Sequence[Sample], task: Task, reached: Reached) -> None:
+        self.both, self.samples, self.task = both, samples, task
+        self.reference = sample_files.load(reached.floats)
+        self._seen = {frozenset(both.nodes): self._judged(sample_files.load(reached.whole))}
 
     def passes(self, int8: Sequence[str], limit: Limit) -> bool:
         """Whether the graph with these layers in INT8 keeps to a limit."""
@@ -143,16 +158,6 @@ class _Trials:
     def noise(self, int8: Sequence[str]) -> float:
         """Return the noise over signal of the outputs with these layers in INT8."""
         return self._look(int8)[1]
-
-    def noisiest(self, count: int) -> list[int]:
-        """Return the places of so many samples, those with most of the noise when every layer is in INT8 first."""
-        got = answers(self.both, self.samples, self.both.nodes)
-        shares = sum(
-            np.square(got[name] - wanted, dtype=np.float64).reshape(len(wanted), -1).sum(axis=1)
-            / (np.square(wanted, dtype=np.float64).sum() or 1.0)
-            for name, wanted in self.reference.items()
-        )
-        return [int(place) for place in np.argsort(-np.asarray(shares), kind="stable")[:count]]
 
     def fewest(self, order: Sequence[str], limit: Limit, predicted: int) -> int:
         """Return the least number of layers, from the front of `order`, without which the others pass."""
@@ -165,9 +170,11 @@ class _Trials:
     def _look(self, int8: Sequence[str]) -> tuple[tuple[Drift, ...], float]:
         key = frozenset(int8)
         if key not in self._seen:
-            got = answers(self.both, self.samples, key)
-            self._seen[key] = measure(self.reference, got, self.task), noise(self.reference, got)
+            self._seen[key] = self._judged(answers(self.both, self.samples, key))
         return self._seen[key]
+
+    def _judged(self, got: Answers) -> tuple[tuple[Drift, ...], float]:
+        return measure(self.reference, got, self.task), noise(self.reference, got)
 
 
 def _orders(errors: Mapping[str, float], times: Mapping[str, tuple[float, float]]) -> tuple[list[str], list[str]]:

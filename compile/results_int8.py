@@ -102,11 +102,14 @@ class Corrected:
 @dataclass(frozen=True)
 class Reached:
     """How an INT8 graph does as it is on calibration samples: the output's ratio in dB, the largest margin by which it
-    passes (None: by none that was asked for), and how many of its layers are quantized."""
+    passes (None: by none that was asked for), and how many of its layers are quantized. `floats` and `whole` hold the
+    outputs with no layer and with every layer in INT8, all samples stacked."""
 
     sqnr_db: float
     margin_db: float | None
     layers: int
+    floats: Path
+    whole: Path
 
 
 @dataclass(frozen=True)

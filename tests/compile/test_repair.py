@@ -1,6 +1,7 @@
 """Fallback: the worst layers go back to float, no more than needed, and the graph says why."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from deploy_compile import onnx_graph, repair
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.results import Graph
-from deploy_compile.results_int8 import Ranges, Ranked, Reached, Repaired
-from deploy_compile.sensitivity import noise
+from deploy_compile.results_int8 import Ranges, Reached, Repaired
+from deploy_compile.sensitivity import decibels, noise
 from deploy_compile.switches import Answers
 from deploy_recipes.recipe import Classes, Features, Keep, Limit, Recipe, Task
 from deploy_runtime.spec import Tensor
@@ -77,12 +78,16 @@ def repaired(
 ) -> Repaired:
     folder, fp32, int8, ranges = made
     asked = recipe(asked, Features()) if isinstance(asked, Limit) else asked
-    return repair.repair(out, fp32, int8, ranges, ranked(out, made, asked), asked, folder / "samples", margin_db, 1)
+    reached = repair.reach(out, fp32, int8, asked, folder / "samples", (), 1)
+    ranked = repair.rank(out, fp32, int8, reached, asked, folder / "samples", 1)
+    return repair.repair(out, fp32, int8, ranges, reached, ranked, asked, folder / "samples", margin_db, 1)
 
 
-def ranked(out: Path, made: tuple[Path, Graph, Graph, Ranges], asked: Recipe) -> Ranked:
-    folder, fp32, int8, _ = made
-    return repair.rank(out, fp32, int8, asked, folder / "samples", 1)
+def errors(out: Path, made: tuple[Path, Graph, Graph, Ranges], samples: Path) -> Mapping[str, float]:
+    _, fp32, int8, _ = made
+    asked = recipe(Limit(sqnr_db=20.0), Features())
+    reached = repair.reach(out, fp32, int8, asked, samples, (), 1)
+    return repair.rank(out, fp32, int8, reached, asked, samples, 1).errors
 
 
 @pytest.mark.parametrize(("spare_db", "margin_db"), [(7.0, 6.0), (4.0, 3.0), (1.0, 0.0), (-1.0, None)])
@@ -96,8 +101,11 @@ def test_a_graph_reaches_the_largest_margin_that_it_has_to_spare(
         return repair.reach(tmp_path, fp32, int8, asked, folder / "samples", (0.0, 3.0, 6.0), 1)
 
     whole = reached(0.0).sqnr_db
-    assert reached(whole - spare_db) == Reached(whole, margin_db, LAYERS)
-    assert not list(tmp_path.iterdir())
+    found = reached(whole - spare_db)
+    assert (found.sqnr_db, found.margin_db, found.layers) == (whole, margin_db, LAYERS)
+    answers = [np.load(path)["t5"] for path in (found.floats, found.whole)]
+    assert [array.shape for array in answers] == [(8, 8, 8, 8)] * 2
+    assert decibels(noise(*({"t5": array} for array in answers))) == whole
 
 
 def test_a_large_network_is_tried_on_fewer_samples(
@@ -136,13 +144,11 @@ def test_the_worst_layer_goes_back_and_the_graph_says_why(
 def test_layers_are_ranked_on_the_samples_that_hold_the_noise(
     tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges]
 ) -> None:
-    folder, fp32, int8, _ = made
-    asked = recipe(Limit(sqnr_db=20.0), Features())
-    usual = repair.rank(tmp_path, fp32, int8, asked, folder / "samples", 1).errors
-    samples = shutil.copytree(folder / "samples", tmp_path / "samples")
+    usual = errors(tmp_path, made, made[0] / "samples")
+    samples = shutil.copytree(made[0] / "samples", tmp_path / "samples")
     last = sorted(samples.iterdir())[-1]
     np.savez(last, image=20 * np.load(last)["image"])  # far beyond the ranges: every layer clips it
-    clipped = repair.rank(tmp_path, fp32, int8, asked, samples, 1).errors
+    clipped = errors(tmp_path, made, samples)
     assert clipped.keys() == usual.keys()
     assert all(clipped[node] > 0.1 > usual[node] for node in usual), (clipped, usual)
 
