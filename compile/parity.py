@@ -14,6 +14,7 @@ import numpy as np
 from deploy_compile import parity_run
 from deploy_compile.emulate import emulate
 from deploy_compile.macs import affordable
+from deploy_compile.reference import fewest
 from deploy_compile.results import Built, Graph, Parity, Reference, Samples
 from deploy_compile.sample_files import paths, save, stacked
 from deploy_recipes.recipe import Recipe
@@ -23,7 +24,6 @@ from deploy_runtime.measure import measure
 from deploy_runtime.spec import Batch
 
 EMULATED_MACS = 4e11  # of held-out samples: a graph run node by node as it is written takes many times an engine's time
-LEAST_EMULATED = 4
 
 
 def parity(
@@ -70,7 +70,7 @@ def _emulated(
     golden: dict[str, np.ndarray],
     threads: int,
 ) -> Parity:
-    count = affordable(graph.path, EMULATED_MACS, LEAST_EMULATED, len(paths(reference.held_out)))
+    count = affordable(graph.path, EMULATED_MACS, fewest(recipe), len(paths(reference.held_out)))
     wanted = {name: array[:count] for name, array in wanted.items()}
     got = emulate(graph.path, samples.held_out, count, threads)
     own = reference.fp64_distance

@@ -5,7 +5,7 @@ distance from fp64. A candidate's noise never excuses its own flips.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,13 @@ def decided(reference: Mapping[str, Array], task: Task) -> frozenset[str]:
             f"Correct the recipe's task: {type(task).__name__}({task.count}) is what it says now.",
         )
     return names
+
+
+def decisions(shapes: Mapping[str, Sequence[int]], task: Task) -> int:
+    """Return how many decisions outputs of these shapes hold: of the one that holds fewest, 0 where none decides."""
+    outputs = {name: np.empty(shape, np.bool_) for name, shape in shapes.items()}
+    each = task.count if isinstance(task, Classes) else 1
+    return min((outputs[name].size // each for name in decided(outputs, task)), default=0)
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

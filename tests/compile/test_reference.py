@@ -57,6 +57,24 @@ def test_fp64_tells_how_far_fp32_is_from_the_truth(tmp_path: Path, inputs: tuple
     assert 0 < furthest < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "count"),
+    [
+        ("resnet18", {}, 4),  # one decision a sample: no affordable number tells
+        ("resnet50_tecno", {}, 7),  # 16 frames a sample
+        ("resnet50_tecno", {"frames": "32"}, 4),
+        ("resnet50_tecno", {"frames": "5"}, 4),  # 20 samples would be needed, there are 16
+        ("chexnet", {}, 8),  # 14 labels a sample
+        ("raddino", {}, 4),  # features: nothing is decided
+    ],
+)
+def test_where_a_sample_holds_several_decisions_there_are_enough_to_tell(
+    name: str, params: dict[str, str], count: int
+) -> None:
+    recipe = deploy_recipes.get(name)
+    assert reference.fewest(recipe.fitted(recipe.values(params))) == count
+
+
 def test_a_slow_network_is_measured_on_fewer(
     tmp_path: Path, inputs: tuple[Loaded, Recipe, Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:

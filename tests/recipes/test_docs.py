@@ -7,6 +7,7 @@ import torch
 
 import deploy_recipes
 from deploy_compile import export, load, samples, seeded, simplify
+from deploy_recipes.recipe import DEFAULT_LIMITS, Limit
 
 DOC = Path(__file__).parents[2] / "docs" / "adding-a-recipe.md"
 
@@ -52,6 +53,21 @@ def test_the_documented_diff_adds_a_recipe(tmp_path: Path) -> None:
         net = recipe.network(**values)
     assert sum(parameter.numel() for parameter in net.parameters()) == recipe.parameters
     assert recipe.inputs == deploy_recipes.get("x3d_m").inputs
+
+
+def test_the_documented_limits_are_the_real_ones() -> None:
+    text = (DOC.parent / "principles.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("| ")][2:]
+    found: dict[str, Limit] = {}
+    for precisions, *cells in rows:
+        cosine, sqnr_db, relative, ratio, agreement = (
+            float(cell.split()[0].rstrip("%")) if cell else None for cell in cells
+        )
+        share = None if agreement is None else agreement / 100
+        limit = Limit(cosine, sqnr_db, relative, ratio, share)
+        found |= dict.fromkeys(precisions.split(", "), limit)
+    assert found == DEFAULT_LIMITS
+    assert all(deploy_recipes.get(name).limits == DEFAULT_LIMITS for name in deploy_recipes.names())
 
 
 def test_the_documented_prefixes_and_endings_are_the_real_ones() -> None:
