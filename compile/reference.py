@@ -38,6 +38,7 @@ def reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threa
     """
     import torch
 
+    from deploy_compile.depthwise import shifted
     from deploy_compile.load import module
 
     torch.set_num_threads(threads)
@@ -50,6 +51,7 @@ def reference(out: Path, loaded: Loaded, recipe: Recipe, samples: Samples, threa
             write(out / folder, (forward(net, recipe, sample, np.float32) for sample in source))
         narrow = list(islice(read(out / "held_out"), SLOW_FP64_SAMPLES if most else FP64_SAMPLES))
         net = net.double()
+        shifted(net)
         wide = [forward(net, recipe, sample, np.float64) for sample in held_out[: len(narrow)]]
     write(out / "fp64", wide)
     return Reference(
