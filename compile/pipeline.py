@@ -40,6 +40,7 @@ from deploy_compile.stream_parity import verdicts as stream_verdicts
 from deploy_compile.targets import ALWAYS, Target, candidates, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Evaluation, Precision, Repair
+from deploy_runtime.judge import judge, passed
 
 # The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
 GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
@@ -135,9 +136,10 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     if ranges is not None and any(precision == "fp16" for _, _, precision in wanted):
         graphs.append(run(cast, fp32, ranges, "fp16", recipe.keep_fp32))
     tried = attempt(run, seen, graphs, [one for one in wanted if not one[2].startswith("int8")])
-    repairs: dict[str, Repair] = {}
+    floats, repairs = [one.row for one in tried], dict[str, Repair]()
     for name in dict.fromkeys(target.name for target, _, _ in wanted):  # each target has its own form of the INT8 graph
-        int8 = quantized(run, seen, [one for one in wanted if one[0].name == name and one[2].startswith("int8")])
+        its = [one for one in wanted if one[0].name == name and one[2].startswith("int8")]
+        int8 = quantized(run, seen, its, floats)
         tried += int8.tried
         graphs += int8.graphs
         repairs |= {} if int8.repair is None else {name: int8.repair}
@@ -194,8 +196,11 @@ class Int8:
     repair: Repair | None = None
 
 
-def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
-    """Try one target's INT8 candidates, with layers back in float until they pass or none is left in INT8."""
+def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted], floats: Sequence[Candidate]) -> Int8:
+    """Try one target's INT8 candidates, with layers back in float until they pass or none is left in INT8.
+
+    `floats` are the rows of the candidates without INT8.
+    """
     recipe, ranges = seen.recipe, seen.ranges
     if ranges is None or not wanted:
         return Int8()
@@ -221,7 +226,7 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted]) -> Int8:
         if wanted[0][0].built_there:  # for the versions of TensorRT that refuse fp16 scales
             wider = run(cast, repaired.graph, ranges, "int8_fp16", recipe.keep_fp32, "fp32_scales")
             found = replace(found, graphs=(*graphs, wider))
-        if not any(fails(one.row) for one in found.tried):
+        if not any(fails(one.row, floats, recipe) for one in found.tried):
             break
     return found
 
@@ -262,9 +267,17 @@ def withdrawn(target: Target, backend: Backend, precision: Precision) -> Tried:
     return Tried(engine, Candidate(backend, precision, target.name, "failed", ALL_BACK))
 
 
-def fails(row: Candidate) -> bool:
-    """Whether the INT8 graph itself is to blame: ONNX Runtime runs a form of it that rounds more often."""
-    return row.status == "failed" and row.backend != "onnxruntime"
+def fails(row: Candidate, floats: Sequence[Candidate], recipe: Recipe) -> bool:
+    """Whether the INT8 graph itself is to blame, so that more of its layers in float may help.
+
+    Not where ONNX Runtime runs a form of it that rounds more often, nor where the precision around the INT8 layers
+    breaks the limits by itself, as one of `floats` shows.
+    """
+    if row.status != "failed" or row.backend == "onnxruntime":
+        return False
+    around = row.precision.removeprefix("int8_")
+    alone = [one for one in floats if (one.target, one.backend, one.precision) == (row.target, row.backend, around)]
+    return all(passed(judge(one.drift, recipe.limit(row.precision))) for one in alone if one.drift)
 
 
 def behaving(run: Stages, seen: Seen, engine: Built, row: Candidate) -> Candidate:

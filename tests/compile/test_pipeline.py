@@ -1,5 +1,6 @@
-"""The gate on accuracy: a candidate that loses too much falls, and the next best is tried."""
+"""What the pipeline decides: which candidate falls to the gate on accuracy, when more layers leave INT8."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 import deploy_recipes
 from deploy_compile.choose import choose
 from deploy_compile.options import Options
-from deploy_compile.pipeline import Tried, Verified, evaluated
+from deploy_compile.pipeline import Tried, Verified, evaluated, fails
 from deploy_compile.results import Built, Evaluated, Predicted
+from deploy_runtime.drift import Drift
 from deploy_runtime.errors import GateError
 from deploy_runtime.evidence import Accuracy, Candidate, Difference, Evaluation, Interval, Precision, Speed
+from deploy_runtime.spec import Limit
 
 ONE = Interval(1.0, 1.0, 1.0)
 PERFECT = Accuracy(ONE, (), None, None)
@@ -72,3 +75,29 @@ def test_the_next_best_is_chosen_and_pytorch_runs_once() -> None:
 def test_where_none_is_left_the_gate_fails_with_every_reason() -> None:
     with pytest.raises(GateError, match=r"openvino fp32 failed: accuracy on 200 labelled samples falls by 1\.00"):
         judged(Stages(int8=3.0, bf16=2.0, fp32=1.0), 0.5)
+
+
+FAR = Drift("logits", 16, 1.0, 0.1, 4.0, 0.25, 0.025, 0.97, 0.96, 12.45)
+NEAR = replace(FAR, cosine=0.998, sqnr_db=25.0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "bf16", "helps"),
+    [
+        ("int8", FAR, True),
+        ("int8_bf16", FAR, False),  # bf16 alone is further than INT8 may be
+        ("int8_bf16", NEAR, True),  # it misses its own limit, not that of INT8
+        ("int8_bf16", None, True),  # bf16 was refused: nothing is known
+    ],
+)
+def test_layers_go_back_to_float_only_where_that_can_help(
+    precision: Precision, bf16: Drift | None, helps: bool
+) -> None:
+    recipe = deploy_recipes.get("videomae_base").with_limits(int8_bf16=Limit(cosine=0.99, sqnr_db=18.0))
+    float_row = Candidate(
+        "openvino", "bf16", "cpu", "refused" if bf16 is None else "failed", drift=(bf16,) if bf16 else ()
+    )
+    row = Candidate("openvino", precision, "cpu", "failed", drift=(FAR,))
+    assert fails(row, [float_row], recipe) is helps
+    assert not fails(replace(row, backend="onnxruntime"), [], recipe)  # rounds more often than the graph says
+    assert not fails(replace(row, status="passed"), [], recipe)
