@@ -11,7 +11,7 @@ decide. Where that order leaves no layer in INT8, the order of the errors alone 
 
 import bisect
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -149,15 +149,26 @@ class _Trials:
     def __init__(self, both: Switched, samples: Sequence[Sample], task: Task, reached: Reached) -> None:
         self.both, self.samples, self.task = both, samples, task
         self.reference = sample_files.load(reached.floats)
-        self._seen = {frozenset(both.nodes): self._judged(sample_files.load(reached.whole))}
+        whole = sample_files.load(reached.whole)
+        self._noisiest = _noisiest(self.reference, whole)
+        self._seen = {frozenset(both.nodes): self._judged(whole)}
 
     def passes(self, int8: Sequence[str], limit: Limit) -> bool:
-        """Whether the graph with these layers in INT8 keeps to a limit."""
-        return passed(judge(self._look(int8)[0], limit))
+        """Whether the graph with these layers in INT8 keeps to a limit; samples are run until that is told."""
+        key = frozenset(int8)
+        if key not in self._seen:
+            got = self._within(key, limit)
+            if got is None:
+                return False
+            self._seen[key] = self._judged(got)
+        return passed(judge(self._seen[key][0], limit))
 
     def noise(self, int8: Sequence[str]) -> float:
         """Return the noise over signal of the outputs with these layers in INT8."""
-        return self._look(int8)[1]
+        key = frozenset(int8)
+        if key not in self._seen:
+            self._seen[key] = self._judged(answers(self.both, self.samples, key))
+        return self._seen[key][1]
 
     def fewest(self, order: Sequence[str], limit: Limit, predicted: int) -> int:
         """Return the least number of layers, from the front of `order`, without which the others pass."""
@@ -167,11 +178,22 @@ class _Trials:
         counts = range(least + 1, most + 1)
         return counts[bisect.bisect_left(counts, True, key=lambda n: n == most or self.passes(order[n:], limit))]
 
-    def _look(self, int8: Sequence[str]) -> tuple[tuple[Drift, ...], float]:
-        key = frozenset(int8)
-        if key not in self._seen:
-            self._seen[key] = self._judged(answers(self.both, self.samples, key))
-        return self._seen[key]
+    def _within(self, int8: Collection[str], limit: Limit) -> Answers | None:
+        """Return the outputs for all samples, None once the noise of some, the noisiest first, is too much for all."""
+        allowed = {
+            name: float(np.square(wanted, dtype=np.float64).sum()) * 10.0 ** (-least / 10.0)
+            for name, wanted in self.reference.items()
+            if (least := limit.of(name).sqnr_db) is not None
+        }
+        runs: dict[int, Answers] = {}
+        for place in self._noisiest:
+            runs[place] = self.both.run(self.samples[place], int8)
+            for name in allowed:
+                error = runs[place][name] - self.reference[name][place : place + 1]
+                allowed[name] -= float(np.square(error, dtype=np.float64).sum())
+            if min(allowed.values(), default=0.0) < 0.0:
+                return None
+        return {name: np.concatenate([runs[place][name] for place in sorted(runs)]) for name in self.reference}
 
     def _judged(self, got: Answers) -> tuple[tuple[Drift, ...], float]:
         return measure(self.reference, got, self.task), noise(self.reference, got)

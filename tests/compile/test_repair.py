@@ -1,7 +1,7 @@
 """Fallback: the worst layers go back to float, no more than needed, and the graph says why."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from deploy_compile.ranges import calibrate
 from deploy_compile.results import Graph
 from deploy_compile.results_int8 import Ranges, Reached, Repaired
 from deploy_compile.sensitivity import decibels, noise
-from deploy_compile.switches import Answers
+from deploy_compile.switches import Answers, Sample, Switched
 from deploy_recipes.recipe import Classes, Features, Keep, Limit, Recipe, Task
 from deploy_runtime.spec import Tensor
 from tests import toys
@@ -151,6 +151,34 @@ def test_layers_are_ranked_on_the_samples_that_hold_the_noise(
     clipped = errors(tmp_path, made, samples)
     assert clipped.keys() == usual.keys()
     assert all(clipped[node] > 0.1 > usual[node] for node in usual), (clipped, usual)
+
+
+def test_a_trial_that_is_lost_ends_at_the_sample_that_loses_it(
+    tmp_path: Path, made: tuple[Path, Graph, Graph, Ranges], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, fp32, int8, ranges = made
+    monkeypatch.setattr(repair, "profile", lambda *_: {f"/layer{i}/Conv": (2.0, 1.0) for i in range(LAYERS)})
+    samples = shutil.copytree(made[0] / "samples", tmp_path / "samples")
+    last = sorted(samples.iterdir())[-1]
+    np.savez(last, image=2 * np.load(last)["image"])  # holds most of the noise
+    asked = recipe(Limit(sqnr_db=22.0), Features())
+    reached = repair.reach(tmp_path, fp32, int8, asked, samples, (), 1)
+    ranked = repair.rank(tmp_path, fp32, int8, reached, asked, samples, 1)
+    runs: list[tuple[int, float]] = []  # by trial: how many layers in INT8, and the largest value of the sample
+    run = Switched.run
+
+    def counted(both: Switched, sample: Sample, nodes: Collection[str]) -> Answers:
+        runs.append((len(nodes), float(np.abs(sample["image"]).max())))
+        return run(both, sample, nodes)
+
+    monkeypatch.setattr(Switched, "run", counted)
+    done = repair.repair(tmp_path, fp32, int8, ranges, reached, ranked, asked, samples, 1.0, 1)
+    tried = {count: [size for trial, size in runs if trial == count] for count, _ in runs}
+    stays = LAYERS - len(done.repair.taken)
+    assert len(tried[stays]) == 8
+    lost = {count: sizes for count, sizes in tried.items() if count > stays > 0}
+    assert lost
+    assert all(len(sizes) == 1 and sizes[0] > 6 for sizes in lost.values()), lost
 
 
 def made_by(path: Path, name: str) -> set[str]:
