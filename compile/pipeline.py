@@ -29,7 +29,7 @@ from deploy_compile.ranges import calibrate
 from deploy_compile.reference import reference
 from deploy_compile.repair import rank, reach, repair
 from deploy_compile.results import Built, Choice, Graph, Loaded, Outcome, Paired, Reference, Samples, Streamed
-from deploy_compile.results_int8 import Ranges, Repaired, Saturation
+from deploy_compile.results_int8 import Ranges, Ranked, Repaired, Saturation
 from deploy_compile.rows import behaved, judged, timed
 from deploy_compile.samples import collect
 from deploy_compile.saturation import saturation, symptoms
@@ -48,6 +48,7 @@ BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
 # By how much the INT8 graph has to beat its limits on the calibration samples: more where held-out samples then fail.
 MARGINS_DB = (1.0, 3.0, 6.0, 10.0)
 Wanted = tuple[Target, Backend, Precision]
+Rankings = dict[frozenset[str], Ranked]
 ALL_BACK = "no layer may stay in INT8: with all of them back in float nothing is left to ship"
 
 
@@ -136,10 +137,10 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     if ranges is not None and any(precision == "fp16" for _, _, precision in wanted):
         graphs.append(run(cast, fp32, ranges, "fp16", recipe.keep_fp32))
     tried = attempt(run, seen, graphs, [one for one in wanted if not one[2].startswith("int8")])
-    floats, repairs = [one.row for one in tried], dict[str, Repair]()
+    floats, repairs, rankings = [one.row for one in tried], dict[str, Repair](), Rankings()
     for name in dict.fromkeys(target.name for target, _, _ in wanted):  # each target has its own form of the INT8 graph
         its = [one for one in wanted if one[0].name == name and one[2].startswith("int8")]
-        int8 = quantized(run, seen, its, floats)
+        int8 = quantized(run, seen, its, floats, rankings)
         tried += int8.tried
         graphs += int8.graphs
         repairs |= {} if int8.repair is None else {name: int8.repair}
@@ -196,10 +197,14 @@ class Int8:
     repair: Repair | None = None
 
 
-def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted], floats: Sequence[Candidate]) -> Int8:
+def quantized(
+    run: Stages, seen: Seen, wanted: Sequence[Wanted], floats: Sequence[Candidate], rankings: Rankings
+) -> Int8:
     """Try one target's INT8 candidates, with layers back in float until they pass or none is left in INT8.
 
-    `floats` are the rows of the candidates without INT8.
+    `floats` are the rows of the candidates without INT8. Layers are ranked in one target's form of the INT8 graph for
+    all that quantize the same layers: how their errors and times compare hardly depends on the form, and ranking them
+    takes longest. What is found stands in `rankings`, by the layers that are not quantized.
     """
     recipe, ranges = seen.recipe, seen.ranges
     if ranges is None or not wanted:
@@ -215,8 +220,10 @@ def quantized(run: Stages, seen: Seen, wanted: Sequence[Wanted], floats: Sequenc
             done = Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0, corrected.layers)
             repaired = Repaired(plain, done)
         else:
-            ranked = run(rank, seen.fp32, plain, reached, recipe, calibration, threads)
-            about = (ranges, reached, ranked, recipe)
+            kept = frozenset(plain.kept_float)
+            if kept not in rankings:
+                rankings[kept] = run(rank, seen.fp32, plain, reached, recipe, calibration, threads)
+            about = (ranges, reached, rankings[kept], recipe)
             repaired = run(repair, seen.fp32, plain, *about, calibration, margin, threads, corrected.means)
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)

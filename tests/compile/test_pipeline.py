@@ -9,11 +9,23 @@ import pytest
 import deploy_recipes
 from deploy_compile.choose import choose
 from deploy_compile.options import Options
-from deploy_compile.pipeline import Tried, Verified, evaluated, fails
-from deploy_compile.results import Built, Evaluated, Predicted
+from deploy_compile.pipeline import Rankings, Seen, Tried, Verified, evaluated, fails, quantized
+from deploy_compile.results import Built, Evaluated, Graph, Predicted, Samples
+from deploy_compile.results_int8 import Corrected, Ranges, Ranked, Reached, Repaired
+from deploy_compile.targets import get
 from deploy_runtime.drift import Drift
 from deploy_runtime.errors import GateError
-from deploy_runtime.evidence import Accuracy, Candidate, Difference, Evaluation, Interval, Precision, Speed
+from deploy_runtime.evidence import (
+    Accuracy,
+    Calibration,
+    Candidate,
+    Difference,
+    Evaluation,
+    Interval,
+    Precision,
+    Repair,
+    Speed,
+)
 from deploy_runtime.spec import Limit
 
 ONE = Interval(1.0, 1.0, 1.0)
@@ -101,3 +113,32 @@ def test_layers_go_back_to_float_only_where_that_can_help(
     assert fails(row, [float_row], recipe) is helps
     assert not fails(replace(row, backend="onnxruntime"), [], recipe)  # rounds more often than the graph says
     assert not fails(replace(row, status="passed"), [], recipe)
+
+
+@pytest.mark.parametrize(("kept", "times"), [(({}, {}), 1), (({}, {"/head": "its scale is beyond fp16"}), 2)])
+def test_layers_are_ranked_once_for_all_forms_that_quantize_the_same(
+    kept: tuple[dict[str, str], dict[str, str]], times: int
+) -> None:
+    graphs = [Graph(Path("int8.onnx"), "int8", 9, 3, 3, reasons) for reasons in kept]
+    made: dict[str, list[Any]] = {
+        "quantize": list(graphs),
+        "correct": [Corrected(graph) for graph in graphs],
+        "reach": [Reached(4.0, None, 3, Path("floats"), Path("whole"))] * 2,
+        "rank": [Ranked({"/a": 0.1}, {})] * 2,
+        "repair": [Repaired(None, Repair(("/a",), 1, 4.0, 99.0, 1.0, 0))] * 2,
+    }
+    ran: list[str] = []
+
+    def run(stage: Any, *_: Any) -> Any:
+        ran.append(stage.__name__)
+        return made[stage.__name__].pop(0)
+
+    here, said = Path(), Calibration(True, 0, 0, "auto", "", ())
+    options, samples = Options("resnet18", int8=True), Samples(here, here, here, said, "", True)
+    seen: Any = Seen(deploy_recipes.get("resnet18"), options, samples, None, graphs[0], Ranges({}, 1), None, None)  # type: ignore[arg-type]
+    rankings = Rankings()
+    for target, backend in (("cpu", "openvino"), ("rtx", "tensorrt_rtx")):
+        asked: Any = [(get(target), backend, "int8")]
+        assert not quantized(run, seen, asked, [], rankings).graphs  # type: ignore[arg-type]
+    assert ran.count("rank") == len(rankings) == times
+    assert ran.count("repair") == 2
