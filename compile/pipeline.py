@@ -122,7 +122,7 @@ def verify(recipe: Recipe, options: Options, run: Stages) -> Verified:
     drawn = (options.calibration, options.algorithm, options.ship_samples, options.calibration_samples)
     samples = run(collect, recipe, *drawn)
     torch = run(reference, loaded, recipe, samples, threads)
-    fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter))
+    fp32 = run(simplify, run(export, loaded, recipe, options.exporter or recipe.exporter), recipe)
     wanted = candidates(options.targets, options.fp16, options.int8)
     run(canaries, fp32, recipe)  # the batch axis means what it says, before anything is built on it
     if options.int8:

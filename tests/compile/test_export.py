@@ -113,7 +113,7 @@ def test_graphs_answer_as_the_module_at_another_batch_size(
             export.export(folder(tmp_path, "export"), got, wanted, exporter)
         return
     raw = export.export(folder(tmp_path, "export"), got, wanted, exporter)
-    small = simplify.simplify(folder(tmp_path, "simplify"), raw)
+    small = simplify.simplify(folder(tmp_path, "simplify"), raw, wanted)
     for graph in (raw, small):
         checked(graph, wanted, load.module(got))
         nodes = onnx.load(graph.path).graph.node
@@ -175,7 +175,7 @@ def test_large_graphs_keep_all_weights_in_one_file_beside(tmp_path: Path, monkey
     export.save(model, folder(tmp_path, "raw") / "fp32.onnx")
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["fp32.onnx", "fp32.onnx.data"]
     raw = Graph(tmp_path / "raw" / "fp32.onnx", "fp32", 9, 4, 0, {})
-    small = simplify.simplify(folder(tmp_path, "small"), raw)
+    small = simplify.simplify(folder(tmp_path, "small"), raw, RESIDUAL)
     assert sorted(path.name for path in small.path.parent.iterdir()) == ["fp32.onnx", "fp32.onnx.data"]
     feed = {"image": toys.images(1)[0]}
     np.testing.assert_allclose(answers(small.path, feed)[0], answers(tmp_path / "toy.onnx", feed)[0], rtol=1e-5)
@@ -191,4 +191,4 @@ def test_a_simplifier_that_changes_answers_is_caught(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("onnxsim.simplify", harm)
     with pytest.raises(ValueError, match="simplifying changed logits"):
-        simplify.simplify(folder(tmp_path, "small"), Graph(path, "fp32", 9, 4, 0, {}))
+        simplify.simplify(folder(tmp_path, "small"), Graph(path, "fp32", 9, 4, 0, {}), RESIDUAL)

@@ -85,5 +85,5 @@ def test_published_figures(tmp_path: Path, name: str, wanted: float) -> None:
     for folder in folders:
         folder.mkdir()
     loaded = load(folders[0], recipe, name, {}, "seeded", None)
-    graph = simplify(folders[2], export(folders[1], loaded, recipe))
+    graph = simplify(folders[2], export(folders[1], loaded, recipe), recipe)
     assert sum(macs(graph.path).values()) == pytest.approx(wanted, rel=1e-3)

@@ -24,7 +24,7 @@ def test_the_documented_file_goes_from_recipe_to_a_simplified_graph(tmp_path: Pa
     loaded = load.load(folders[0], recipe, ref, {}, "seeded", None)
     assert loaded.parameters == recipe.parameters
     assert samples.collect(folders[1], recipe, None, "minmax").provenance.synthetic
-    graph = simplify.simplify(folders[3], export.export(folders[2], loaded, recipe))
+    graph = simplify.simplify(folders[3], export.export(folders[2], loaded, recipe), recipe)
     assert graph.heavy == 6
     assert load.module(loaded)(torch.ones(2, 3, 96, 96)).shape == (2, 3)
 

@@ -150,7 +150,7 @@ def test_the_slow_path_is_sampled_inside_the_graph(tmp_path: Path) -> None:
     for folder in ("load", "export", "simplify"):
         (tmp_path / folder).mkdir()
     loaded = load.load(tmp_path / "load", recipe, "slowfast_r50", params, "seeded", None)
-    graph = simplify.simplify(tmp_path / "simplify", export.export(tmp_path / "export", loaded, recipe))
+    graph = simplify.simplify(tmp_path / "simplify", export.export(tmp_path / "export", loaded, recipe), recipe)
     session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
     clips = torch.randn(recipe.inputs[0].at(3))
     with torch.inference_mode():

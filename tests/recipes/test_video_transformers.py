@@ -150,7 +150,7 @@ def test_the_graph_is_plain_products(name: str, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "simple").mkdir()
     loaded = load.load(tmp_path, fitted, name, SMALL, "seeded", None)
-    graph = simplify.simplify(tmp_path / "simple", export.export(tmp_path / "raw", loaded, fitted))
+    graph = simplify.simplify(tmp_path / "simple", export.export(tmp_path / "raw", loaded, fitted), fitted)
     model = onnx.shape_inference.infer_shapes(onnx.load(graph.path))
     ops = [node.op_type for node in model.graph.node]
     assert not set(ops) & {"IsNaN", "If", "Loop", "Einsum", "ScatterND", "Range", "Resize"}

@@ -126,7 +126,7 @@ def test_attention_exports_as_plain_products(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "simple").mkdir()
     loaded = load.load(tmp_path, recipe, "vit_base", SMALL, "seeded", None)
-    graph = simplify.simplify(tmp_path / "simple", export.export(tmp_path / "raw", loaded, recipe))
+    graph = simplify.simplify(tmp_path / "simple", export.export(tmp_path / "raw", loaded, recipe), recipe)
     model = onnx.shape_inference.infer_shapes(onnx.load(graph.path))
     ops = [node.op_type for node in model.graph.node]
     assert not {"IsNaN", "If", "Loop", "Einsum", "ScatterND", "Range"} & set(ops)
