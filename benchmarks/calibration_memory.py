@@ -41,7 +41,7 @@ def measure(name: str) -> dict[str, Any]:
         place = Path(folder)
         run = Stages(place / "cache", lambda *_: None, lambda *_: None)
         loaded = run(load, recipe, name, {}, "seeded", None, Options(name).uncertainty)
-        fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter))
+        fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter), recipe)
         for count in (COUNTS[0], *COUNTS):  # the first again: its own run counts
             samples = place / f"samples-{count}"
             if not samples.exists():

@@ -58,7 +58,7 @@ def measure(name: str, scratch: Path) -> dict[str, Any]:
     run = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
     loaded = run(load, recipe, name, {}, "seeded", None, options.uncertainty)
     samples = run(collect, recipe, None, "auto", False)
-    fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter))
+    fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter), recipe)
     ranges = run(calibrate, fp32, samples.calibration, "auto", options.threads)
     int8 = run(quantize, fp32, ranges, recipe.keep_float, "cpu")
     found: dict[str, Any] = {}

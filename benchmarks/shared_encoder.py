@@ -85,7 +85,7 @@ def engines(run: Stages, folder: Path, name: str, form: str, weights: Path) -> l
     options = Options(name, {"encoder": form}, int8=True, targets=("cpu",), threads=physical_cores())
     recipe = fitted(options)
     loaded = run(load, recipe, name, options.params, weights, None)
-    fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter))
+    fp32 = run(simplify, run(export, loaded, recipe, recipe.exporter), recipe)
     sample_files.write(folder, iter([dict(synthetic.sample(recipe, SEED, 0))]))
     ranges = run(calibrate, fp32, folder, "minmax", options.threads)
     int8 = run(quantize, fp32, ranges, recipe.keep_float, "cpu")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from filelock import FileLock
 
@@ -29,6 +29,7 @@ from deploy_runtime.data import decode, encode
 from deploy_runtime.errors import DeployError
 
 R = TypeVar("R")
+A = TypeVarTuple("A")
 
 
 class Stages:
@@ -51,7 +52,7 @@ class Stages:
                 "Set DEPLOY_CACHE to a folder that can be written.",
             ) from error
 
-    def __call__(self, stage: Callable[..., R], *args: Any) -> R:
+    def __call__(self, stage: Callable[[Path, *A], R], *args: *A) -> R:
         """Return the stage's result for these arguments, from the cache where it stands there."""
         name, detail = stage.__name__, _detail(args)
         kind: type[R] = typing.get_type_hints(stage)["return"]
@@ -87,10 +88,14 @@ class Stages:
         partial.replace(final)
         return result
 
-    def each(self, workers: int, stage: Callable[..., R], arguments: Iterable[tuple[Any, ...]]) -> list[R]:
+    def each(self, workers: int, stage: Callable[[Path, *A], R], arguments: Iterable[tuple[*A]]) -> list[R]:
         """Run one stage for several arguments, `workers` at a time; results in the order of the arguments."""
+
+        def one(args: tuple[*A]) -> R:
+            return self(stage, *args)
+
         with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(lambda args: self(stage, *args), arguments))
+            return list(pool.map(one, arguments))
 
     def key(self, stage: Callable[..., Any], args: tuple[Any, ...]) -> str:
         """Digest everything that can change the stage's result."""

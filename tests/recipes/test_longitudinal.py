@@ -172,7 +172,7 @@ def test_the_graph_is_plain_onnx_and_long_norms_are_split(name: str, tmp_path: P
     options = Options(f"{longitudinal.__file__}:{name}", RECIPES[name].twin, fp16=True, int8=True)
     recipe, run = fitted(options), Stages(tmp_path, lambda *_: None, lambda *_: None)
     loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys, options.uncertainty)
-    model = onnx.load(run(simplify.simplify, run(export.export, loaded, recipe, recipe.exporter)).path)
+    model = onnx.load(run(simplify.simplify, run(export.export, loaded, recipe, recipe.exporter), recipe).path)
     assert {node.domain for node in model.graph.node} == {""}
     ops = {node.op_type for node in model.graph.node}
     assert ops & {"Loop", "If", "Where", "ScatterND", "Shape", "Expand"} == set()
