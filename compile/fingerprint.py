@@ -76,7 +76,8 @@ def _reach(module: str) -> set[Path]:
     return seen
 
 
-def _imports(path: Path) -> list[Path]:
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -86,7 +87,7 @@ def _imports(path: Path) -> list[Path]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value.partition(":")[0])  # a function that a worker is told to run, by name
     found = [_ours(name) if name.partition(".")[0] in PACKAGES else _beside(name, path) for name in names]
-    return [source for source in found if source is not None]
+    return tuple(source for source in found if source is not None)
 
 
 def _ours(name: str) -> Path | None:

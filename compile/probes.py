@@ -27,13 +27,13 @@ class Probes:
 
     def constant(self, values: Array) -> str:
         """Add a constant and return its name."""
-        name = onnx_graph.unique("probe", self.used)
+        name = onnx_graph.unique(f"probe_{len(self.used)}", self.used)
         self.model.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add a node of one output and return that."""
-        output = onnx_graph.unique("probe", self.used)
+        output = onnx_graph.unique(f"probe_{len(self.used)}", self.used)
         name = onnx_graph.unique(f"{output}/{op}", self.used)
         self.model.graph.node.append(helper.make_node(op, list(inputs), [output], name, **attributes))
         return output
