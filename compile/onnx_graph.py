@@ -97,6 +97,23 @@ def quantizable(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
+def residual_sums(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return every Add of two activations, one of them a convolution's result that nothing else reads, in order."""
+    known = links(model)
+
+    def own(name: str) -> bool:
+        producer = known.producers.get(name)
+        return producer is not None and producer.op_type == "Conv" and len(known.consumers[name]) == 1
+
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "Add"
+        and any(map(own, node.input))
+        and all(name in known.producers and name not in known.constants for name in node.input)
+    ]
+
+
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     """Return an integer attribute of a node."""
     return next((int(found.i) for found in node.attribute if found.name == name), default)

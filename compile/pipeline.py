@@ -19,6 +19,7 @@ from deploy_compile.correct import correct
 from deploy_compile.equalize import equalize
 from deploy_compile.evaluate import evaluate, predict_engine, predict_torch, refused
 from deploy_compile.export import export
+from deploy_compile.join import join
 from deploy_compile.load import load
 from deploy_compile.options import Options
 from deploy_compile.pair_parity import pair_parity, pair_reference
@@ -217,8 +218,8 @@ def quantized(
     reached = run(reach, seen.fp32, plain, recipe, calibration, MARGINS_DB, threads)
     for margin in MARGINS_DB:
         if reached.margin_db is not None and margin <= reached.margin_db:
-            done = Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0, corrected.layers)
-            repaired = Repaired(plain, done)
+            whole = Repair((), reached.layers, reached.sqnr_db, reached.sqnr_db, 1.0, corrected.layers)
+            repaired = Repaired(plain, whole)
         else:
             kept = frozenset(plain.kept_float)
             if kept not in rankings:
@@ -227,11 +228,17 @@ def quantized(
             repaired = run(repair, seen.fp32, plain, *about, calibration, margin, threads, corrected.means)
         if repaired.graph is None:
             return Int8((), tuple(withdrawn(*one) for one in wanted), repaired.repair)
-        halved = () if form == "cpu" else (run(cast, repaired.graph, ranges, "int8_fp16", recipe.keep_fp32),)
-        graphs = (repaired.graph, *halved)
-        found = Int8(graphs, tuple(attempt(run, seen, graphs, wanted)), repaired.repair)
+        int8, done = repaired.graph, repaired.repair
+        if any(backend == "openvino" for _, backend, _ in wanted):
+            how = (margin, seen.options.batch, seen.options.timed_threads, corrected.means)
+            joined = run(join, seen.fp32, int8, ranges, reached, recipe, calibration, *how)
+            if joined.sqnr_db is not None:
+                int8, done = joined.graph, replace(done, residuals=joined.sums, after_db=joined.sqnr_db)
+        halved = () if form == "cpu" else (run(cast, int8, ranges, "int8_fp16", recipe.keep_fp32),)
+        graphs = (int8, *halved)
+        found = Int8(graphs, tuple(attempt(run, seen, graphs, wanted)), done)
         if wanted[0][0].built_there:  # for the versions of TensorRT that refuse fp16 scales
-            wider = run(cast, repaired.graph, ranges, "int8_fp16", recipe.keep_fp32, "fp32_scales")
+            wider = run(cast, int8, ranges, "int8_fp16", recipe.keep_fp32, "fp32_scales")
             found = replace(found, graphs=(*graphs, wider))
         if not any(fails(one.row, floats, recipe) for one in found.tried):
             break

@@ -21,6 +21,7 @@ WORDS = {
     "calibrate": "measure every tensor's range",
     "quantize": "write the INT8 graph",
     "correct": "correct the biases of INT8 layers",
+    "join": "see whether sums of residuals pay in INT8",
     "pair_reference": "run PyTorch on changed pairs",
     "pair_parity": "ask about changed pairs",
     "stream_reference": "run PyTorch through a film",

@@ -2,15 +2,16 @@
 
 Promise: activations per tensor in int8 with zero point 0, or on CPUs in uint8 where `grids` says that it spans their
 range better; one Q -> DQ pair a tensor, shared by the heavy nodes that read it; weights as int8 initializers with a
-per-channel DQ; bias (corrected where that helps, see correct.py) and every other node in float; every heavy node is
-quantized or listed in `kept_float` with its reason; in the form for GPUs, scales that fp16 holds exactly (scales.py).
+per-channel DQ; bias (corrected where that helps, see correct.py) and every other node in float but, where asked for,
+sums of residuals (join.py); every heavy node is quantized or listed in `kept_float` with its reason; in the form for
+GPUs, scales that fp16 holds exactly (scales.py).
 
 Ours and not ONNX Runtime's `quantize_static`: its defaults are refused by the TensorRT parser (int32 bias behind a DQ,
 non-zero zero points), it quantizes Softmax and Sigmoid, its `Entropy` equals `MinMax`, its scales are not fp16-exact,
 and it would run the calibration again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,12 @@ def quantize(
     keep_float: Sequence[Keep],
     form: Form = "",
     means: Path | None = None,
+    sums: Collection[str] = (),
 ) -> Graph:
     """Write `int8.onnx` into `out` from the fp32 graph and its ranges, in the form that GPUs or that CPUs take.
 
-    `means` (`biases.read`) are taken out of the biases of the nodes that are quantized: see correct.py. Raises
-    DeployError where a glob of `keep_float` names no heavy node.
+    `means` (`biases.read`) are taken out of the biases of the nodes that are quantized: see correct.py. `sums` names
+    Adds whose operands are quantized too. Raises DeployError where a glob of `keep_float` names no heavy node.
     """
     model = onnx_graph.load(graph.path)
     heavy = onnx_graph.heavy_nodes(model)
@@ -54,8 +56,9 @@ def quantize(
         if name not in kept:
             writer.correct(next(node for node in heavy if node.name == name), mean)
     writer.part_biases(heavy)
-    for node in heavy:
-        if node.name not in kept:
+    chosen = {node.name for node in heavy if node.name not in kept}.union(sums)
+    for node in model.graph.node:
+        if node.name in chosen:
             writer.quantize(node)
     writer.finish()
     path = onnx_graph.save(model, out / "int8.onnx")
@@ -149,7 +152,7 @@ class _Writer:
                 seen.add(name)
 
     def quantize(self, node: onnx.NodeProto) -> None:
-        """Give a heavy node quantized data inputs."""
+        """Give a heavy node, or a sum, quantized data inputs. Nodes come in graph order."""
         for position, name in enumerate(node.input[: onnx_graph.DATA_INPUTS]):
             if name in self.links.constants:
                 weight = onnx_graph.array(self.links.constants[name])

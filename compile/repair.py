@@ -49,7 +49,7 @@ def reach(
     answers of both forms, which the two stages below begin from."""
     limit = recipe.limit("int8")
     with _opened(fp32, int8, threads) as both:
-        samples = _samples(fp32, calibration)
+        samples = trial_samples(fp32, calibration)
         floats, whole = answers(both, samples, ()), answers(both, samples, both.nodes)
         layers = len(both.nodes)
     drifts = measure(floats, whole, recipe.task)
@@ -67,7 +67,7 @@ def rank(
     Errors are those of the samples that have most of the noise with all layers in INT8: the gates add noise up, and one
     sample with values far beyond the others' can hold most of it.
     """
-    floats, samples = sample_files.load(reached.floats), _samples(fp32, calibration)
+    floats, samples = sample_files.load(reached.floats), trial_samples(fp32, calibration)
     noisiest = _noisiest(floats, sample_files.load(reached.whole))[:RANKED]
     reference = {name: array[noisiest] for name, array in floats.items()}
     with _opened(fp32, int8, threads) as both:
@@ -95,7 +95,7 @@ def repair(
     errors, times = ranked.errors, ranked.times
     limit = tightened(recipe.limit("int8"), margin_db)
     with _opened(fp32, int8, threads) as both:
-        trial = _Trials(both, _samples(fp32, calibration), recipe.task, reached)
+        trial = _Trials(both, trial_samples(fp32, calibration), recipe.task, reached)
         before = trial.noise(tuple(errors))
         tried = (
             (order, trial.fewest(order, limit, _predicted([errors[node] for node in order], before, limit)))
@@ -124,7 +124,7 @@ def tightened(limit: Limit, margin_db: float) -> Limit:
     )
 
 
-def _samples(fp32: Graph, calibration: Path) -> list[Sample]:
+def trial_samples(fp32: Graph, calibration: Path) -> list[Sample]:
     """Return as many calibration samples as a trial has the time for."""
     return list(islice(sample_files.read(calibration), affordable(fp32.path, TRIAL_MACS, LEAST_SAMPLES, SAMPLES)))
 

@@ -72,6 +72,8 @@ def repairs(manifest: Manifest, layers: Layers) -> Element:
 def _repaired(target: str, repair: Repair, known: Mapping[str, Layer]) -> list[Child]:
     mended = f" The biases of {parts.plural(repair.corrected, 'layer')} give back what INT8 adds on average."
     mended = mended if repair.corrected else ""
+    summed = f" {parts.plural(repair.residuals, 'sum')} of a residual in INT8 too: OpenVINO was faster so."
+    mended += summed if repair.residuals else ""
     if not repair.taken:
         told = (
             f"with all {repair.heavy} layers in INT8 the output has {repair.after_db:.1f} dB on the calibration samples"

@@ -113,6 +113,20 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """An INT8 graph with `sums` of residuals in INT8, or the one given where they are 0.
+
+    `gain` is the time with float sums over that with INT8 ones, as OpenVINO was timed; None where it was not.
+    `sqnr_db` is the output's ratio with INT8 sums, on the samples that repair goes by.
+    """
+
+    graph: Graph
+    sums: int = 0
+    gain: float | None = None
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
 class Ranked:
     """By quantized node: the output's noise over signal with only it in INT8; and milliseconds in float and INT8."""
 

@@ -67,20 +67,29 @@ def time_engines(
     if not engines:
         return Speeds({}, {}, threads)
     path, tensors = min(samples.glob("*.npz")), tuple(inputs)
-    with ExitStack() as stack:
-        setting = (tensors, batch, path, threads)
-        openers: dict[str, tuple[Any, ...]] = {TORCH: ("deploy_compile.speed:Eager", loaded, *setting)}
-        for engine in engines:
-            opened = (engine.file, engine.backend, engine.precision, engine.target, tuple(outputs))
-            openers[engine.name] = ("deploy_compile.speed:Engine", *opened, *setting)
-        workers, failed = _open(stack, openers, threads)
-        turns = {name: partial(_turn, name, worker) for name, worker in workers.items()}
-        times = timing.interleave_survivors(turns, failed, budget_s, TORCH, LEAST_ROUNDS, timing.PATIENCE)
+    setting = (tensors, batch, path, threads)
+    openers: dict[str, tuple[Any, ...]] = {TORCH: ("deploy_compile.speed:Eager", loaded, *setting)}
+    for engine in engines:
+        opened = (engine.file, engine.backend, engine.precision, engine.target, tuple(outputs))
+        openers[engine.name] = ("deploy_compile.speed:Engine", *opened, *setting)
+    times, failed = side_by_side(openers, threads, budget_s, TORCH)
     if TORCH in failed:
         raise DeployError(
             f"PyTorch itself could not be timed: {failed[TORCH]}", "Give it more memory, or fewer candidates at once."
         )
     return Speeds(_speeds(times, threads), failed, threads)
+
+
+def side_by_side(
+    openers: Mapping[str, tuple[Any, ...]], threads: int, budget_s: float, baseline: str
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    """Return the seconds of each runner, round by round, and why others failed. An opener is the name of what a worker
+    makes, with its arguments; that has a method `turn`."""
+    with ExitStack() as stack:
+        workers, failed = _open(stack, openers, threads)
+        turns = {name: partial(_turn, name, worker) for name, worker in workers.items()}
+        times = timing.interleave_survivors(turns, failed, budget_s, baseline, LEAST_ROUNDS, timing.PATIENCE)
+    return times, failed
 
 
 def _speeds(times: Mapping[str, np.ndarray[Any, Any]], threads: int) -> dict[str, Speed]:

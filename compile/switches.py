@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy_compile import biases, onnx_graph, session
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
+SUM = "Add"  # of a residual, where join.py quantized its operands: it counts as a layer too
 Sample = Mapping[str, np.ndarray]
 Answers = Mapping[str, np.ndarray]
 
@@ -73,7 +74,7 @@ def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.Model
 
 
 def quantized_forms(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return each quantized heavy node behind the Q and DQ nodes that give it its data, in order, by its name.
+    """Return each quantized heavy node or sum behind the Q and DQ nodes that give it its data, in order, by its name.
 
     A product whose bias another node adds is followed by what the INT8 graph adds more than the float graph does.
     """
@@ -89,8 +90,9 @@ def quantized_forms(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> dict[str, l
                 yield from pairs(name)
             yield node
 
-    for node in onnx_graph.heavy_nodes(int8):
-        before = [pair for name in node.input for pair in pairs(name)]
+    for node in int8.graph.node:
+        kind = node.op_type in onnx_graph.HEAVY or node.op_type == SUM
+        before = [pair for name in node.input for pair in pairs(name)] if kind else []
         if before:
             more = _more(node, by_name.get(node.name), links, floats, used)
             found[node.name] = [*before, node, *more]

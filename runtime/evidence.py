@@ -125,7 +125,8 @@ class Repair:
     `corrected` counts the layers whose biases give back what quantizing adds to their outputs on average.
     `taken` names their ONNX nodes, the most error per millisecond first, out of `heavy` that were quantized.
     `before_db` and `after_db` are the output's SQNR there. `slower` estimates the repaired graph's time over that of
-    the fully quantized one, from a profile of the building machine.
+    the fully quantized one, from a profile of the building machine. `residuals` counts the sums of a convolution's
+    result and a residual that are in INT8 too.
     """
 
     taken: tuple[str, ...]
@@ -134,6 +135,7 @@ class Repair:
     after_db: float
     slower: float
     corrected: int = 0
+    residuals: int = 0
 
 
 @dataclass(frozen=True)
