@@ -8,6 +8,7 @@ from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 OURS, EAGER = "deploy-compile", "PyTorch eager"
+WITHIN_DB = 1.0  # an alternative that loses no more than this is as accurate
 HEAD = """# Benchmarks: what this tool ships beside the alternatives
 
 Made by `python benchmarks/peers.py` from the results in `benchmarks/results/peers`. Same network, weights (seeded),
@@ -78,7 +79,22 @@ def _model(result: Mapping[str, Any]) -> list[str]:
     for title, row in result["alternatives"].items():
         lines.append(_line(title, row, result))
     chosen = ", ".join(f"{name} on {threads}" for threads, name in result["alternatives"][OURS]["chosen"].items())
-    return [*lines, "", f"deploy-compile chose {chosen} thread(s); commit {result['commit']}.", ""]
+    told = f"deploy-compile chose {chosen} thread(s); commit {result['commit']}. {_beaten(result)}"
+    return [*lines, "", told, ""]
+
+
+def _beaten(result: Mapping[str, Any]) -> str:
+    """Say which alternatives are faster beyond the interval and as accurate."""
+    rows = result["alternatives"]
+    better = [
+        f"{title} on {threads} thread(s)"
+        for threads, timed in result["threads"].items()
+        for title, speed in timed.items()
+        if title != OURS and speed["ours"][2] < 1 and rows[title]["sqnr_db"] >= rows[OURS]["sqnr_db"] - WITHIN_DB
+    ]
+    if better:
+        return f"**Faster beyond the interval and as accurate within {WITHIN_DB:g} dB: {', '.join(better)}.**"
+    return f"No alternative is both faster beyond the interval and as accurate within {WITHIN_DB:g} dB."
 
 
 def _line(title: str, row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
