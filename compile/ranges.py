@@ -1,8 +1,8 @@
 """Calibrate: run the fp32 graph over the calibration samples once and keep, of every float tensor, what it ranged over.
 
 Promise: one streaming pass whose memory does not grow with the number of samples; least and largest values exact over
-every finite value of every sample; thresholds from full histograms for the tensors that become int8 (inputs and outputs
-of heavy nodes with constant weights and of Add), min-max for the rest, taken inside the graph. A graph whose tensors do
+every finite value of every sample; thresholds from full histograms for the tensors that can become int8 (`_int8`),
+min-max for the rest, taken inside the graph. A graph whose tensors do
 not fit TAPPED_BYTES at once is run once for each part, and once more for tensors that are infinite somewhere (attention
 masks). ONNX Runtime executes it: with every tensor tapped it is faster than OpenVINO (x3d_s 0.30 against 0.48 s).
 
@@ -25,6 +25,7 @@ from deploy_compile.histogram import Extent, Histogram
 from deploy_compile.macs import affordable
 from deploy_compile.results import Graph
 from deploy_compile.results_int8 import Range, Ranges
+from deploy_compile.rewrite_onnxruntime import CONVOLUTIONS, MOVERS, POINTWISE
 from deploy_compile.thresholds import ALGORITHMS
 from deploy_runtime.errors import DeployError, UsageError
 
@@ -108,9 +109,7 @@ def _accumulators(model: onnx.ModelProto) -> dict[str, Extent]:
     """One empty accumulator for each float32 tensor that is not a constant: the inputs, then in graph order."""
     links = onnx_graph.links(model)
     kinds = onnx_graph.inferred(model)
-    quantized = [reader for readers in onnx_graph.quantizable(model).values() for reader in readers]
-    adds = [node for node in model.graph.node if node.op_type == "Add"]
-    histograms = {name for node in (*quantized, *adds) for name in (*node.input, *node.output)}
+    histograms = _int8(model)
     names = [value.name for value in model.graph.input]
     names += [name for node in model.graph.node for name in node.output]
     return {
@@ -118,6 +117,26 @@ def _accumulators(model: onnx.ModelProto) -> dict[str, Extent]:
         for name in names
         if name not in links.constants and kinds.get(name, (0, ()))[0] == TensorProto.FLOAT
     }
+
+
+def _int8(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors that some form of the INT8 graph quantizes by a range of their own: what heavy nodes with
+    constant weights read, what their convolutions give, and sums of nothing but such (`rewrite_onnxruntime`, `join`).
+    A transformer's residuals and attention scores are none: counting theirs took most of a calibration."""
+    quantizable = onnx_graph.quantizable(model)
+    convolutions = {node.output[0] for nodes in quantizable.values() for node in nodes if node.op_type in CONVOLUTIONS}
+    ranged, known = convolutions.union(quantizable), set(quantizable)
+    for node in reversed(model.graph.node):
+        if node.op_type in MOVERS and node.output[0] in known:
+            known.add(node.input[0])
+    for node in model.graph.node:
+        moved = node.op_type in MOVERS and node.input[0] in known
+        worked = node.op_type in POINTWISE and known.issuperset(node.input)
+        if moved or worked or node.output[0] in convolutions:
+            known.add(node.output[0])
+        if worked and node.op_type == "Add":
+            ranged.update((*node.input, *node.output))
+    return ranged
 
 
 def _parts(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[list[str]]:

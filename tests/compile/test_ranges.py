@@ -211,3 +211,27 @@ def test_what_only_extremes_are_kept_of_is_exact_and_leaves_infinities_out(tmp_p
     assert found["s"].largest == pytest.approx(sigmoid.max(), rel=1e-6)
     assert found["w"].least == pytest.approx(sigmoid[:, 1:].min(), rel=1e-6)
     assert found["w"].largest == pytest.approx(sigmoid[:, 1:].max(), rel=1e-6)
+
+
+def test_only_what_can_become_int8_is_counted(tmp_path: Path) -> None:
+    """Scores of attention and a residual behind it are never quantized: their ends are enough."""
+    rng = np.random.default_rng(2)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((8, 8)).astype(np.float32), name) for name in ("wq", "wk", "wo")
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "wq"], ["q"], "q/node"),
+        helper.make_node("MatMul", ["x", "wk"], ["k"], "k/node"),
+        helper.make_node("Transpose", ["k"], ["kt"], "kt/node", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["q", "kt"], ["scores"], "scores/node"),
+        helper.make_node("Add", ["scores", "scores"], ["placed"], "placed/node"),
+        helper.make_node("Softmax", ["placed"], ["shares"], "shares/node"),
+        helper.make_node("MatMul", ["shares", "q"], ["seen"], "seen/node"),
+        helper.make_node("Add", ["seen", "x"], ["sum"], "sum/node"),
+        helper.make_node("MatMul", ["sum", "wo"], ["y"], "y/node"),
+    ]
+    path = toys.save(tmp_path / "fp32.onnx", nodes, weights, [("x", ["batch", 8, 8])], [("y", ["batch", 8, 8])])
+    inputs = [rng.standard_normal((1, 8, 8)).astype(np.float32) for _ in range(3)]
+    found = calibrate(tmp_path, graph_of(path), write(tmp_path / "samples", x=inputs), "mse", 1).tensors
+    assert {name for name, seen in found.items() if seen.algorithm == "mse"} == {"x", "sum"}
+    assert found["scores"].largest == found["scores"].threshold or found["scores"].least == -found["scores"].threshold
