@@ -20,9 +20,10 @@ from typing import Any
 import kept
 import numpy as np
 
+from deploy_compile.attempt import Tried
 from deploy_compile.cache import Stages
 from deploy_compile.options import Options, fitted
-from deploy_compile.pipeline import Tried, Verified, verify
+from deploy_compile.pipeline import Verified, verify
 from deploy_compile.sample_files import stacked
 from deploy_recipes import Recipe
 from deploy_runtime.machine import physical_cores

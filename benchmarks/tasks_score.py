@@ -19,9 +19,10 @@ from tasks_data import Draw
 from tasks_train import ready, scenes
 
 from deploy_compile import accuracy, onnx_graph, parity_run
+from deploy_compile.attempt import Tried
 from deploy_compile.emulate import emulate, rounding, through
 from deploy_compile.load import module
-from deploy_compile.pipeline import Tried, Verified
+from deploy_compile.pipeline import Verified
 from deploy_compile.reference import forward
 from deploy_compile.results import Graph
 from deploy_compile.sample_files import paths, read, save

@@ -58,7 +58,7 @@ def correct(
     better = quantize(out, fp32, ranges, keep_float, int8.form, written)
     samples = [sample_files.load(path) for path in judged]
     reference, before, after = (
-        _answers(one, samples, threads) for one in (model, quantized, onnx_graph.load(better.path))
+        session.answers(one, samples, threads) for one in (model, quantized, onnx_graph.load(better.path))
     )
     before_db, after_db = decibels(noise(reference, before)), decibels(noise(reference, after))
     if after_db <= before_db:
@@ -100,10 +100,3 @@ def _shrunk(means: np.ndarray) -> np.ndarray:
     chance = means.var(axis=0, ddof=1) / len(means)
     kept = np.maximum(0.0, 1.0 - chance / np.maximum(np.square(mean), np.finfo(np.float64).tiny))
     return np.asarray(mean * kept, np.float32)
-
-
-def _answers(model: onnx.ModelProto, samples: Sequence[Sample], threads: int) -> dict[str, np.ndarray]:
-    names = [value.name for value in model.graph.output]
-    with session.opened(model, threads) as opened:
-        runs = [opened.run(names, dict(sample)) for sample in samples]
-    return {name: np.concatenate([run[place] for run in runs]) for place, name in enumerate(names)}

@@ -30,11 +30,8 @@ def emulate(graph: Path, samples: Path, limit: int | None, threads: int) -> dict
 
 def through(model: onnx.ModelProto, samples: Path, limit: int | None, threads: int) -> dict[str, np.ndarray]:
     """Return the outputs of a graph, stacked over samples on axis 0; one that rounds is run as it is written."""
-    names = [value.name for value in model.graph.output]
     rounds = any(node.op_type in ROUNDS for node in model.graph.node)
-    with session.opened(model, threads, optimised=not rounds) as opened:
-        answers = [opened.run(names, arrays) for arrays in islice(read(samples), limit)]
-    return {name: np.concatenate(values) for name, values in zip(names, zip(*answers, strict=True), strict=True)}
+    return session.answers(model, islice(read(samples), limit), threads, optimised=not rounds)
 
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 import sys
 import threading
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from deploy_compile.disk import told
 from deploy_compile.machine import identity, versions
 
 ONE_PARSER = threading.Lock()  # ast.parse of Python 3.11 counts its depth for all threads together, and then fails
+CALLED = re.compile(r"[\w.]+:\w+")  # what a worker is told to run, by name; other strings may be named as modules are
 PACKAGES = ("deploy_compile", "deploy_recipes", "deploy_runtime")
 LIBRARIES = (
     "torch", "torchvision", "timm", "pytorchvideo", "transformers", "onnx", "onnxsim", "onnxscript",
@@ -84,8 +86,8 @@ def _imports(path: Path) -> tuple[Path, ...]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value.partition(":")[0])  # a function that a worker is told to run, by name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and CALLED.fullmatch(node.value):
+            names.add(node.value.partition(":")[0])
     found = [_ours(name) if name.partition(".")[0] in PACKAGES else _beside(name, path) for name in names]
     return tuple(source for source in found if source is not None)
 
@@ -103,4 +105,4 @@ def _ours(name: str) -> Path | None:
 def _beside(name: str, path: Path) -> Path | None:
     """A module in the same folder, for a user's own files; ours are imported by their full names."""
     source = path.parent / f"{name.partition('.')[0]}.py"
-    return source if name and "/" not in name and len(name) < 200 and source.is_file() else None
+    return source if source.is_file() else None

@@ -17,11 +17,9 @@ Networks with depthwise convolutions, as the last two, are not tried. ONNX Runti
 """
 
 import glob
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from deploy_compile import onnx_graph, sample_files, session
@@ -32,7 +30,6 @@ from deploy_compile.results_int8 import Joined, Ranges, Reached
 from deploy_compile.rewrite_openvino import rewrite
 from deploy_compile.sensitivity import decibels, noise
 from deploy_compile.speed import side_by_side
-from deploy_compile.switches import Answers, Sample
 from deploy_recipes.recipe import Keep, Recipe
 from deploy_runtime import timing
 from deploy_runtime.judge import judge, passed
@@ -72,7 +69,8 @@ def join(
     gain, low, _ = _gain(files, recipe, min(calibration.glob("*.npz")), batch, threads)
     if gain < LEAST_GAIN or low <= 1.0:
         return Joined(int8, 0, gain)
-    reference, got = sample_files.load(reached.floats), _answers(graph, trial_samples(fp32, calibration), threads)
+    reference = sample_files.load(reached.floats)
+    got = session.answers(onnx_graph.load(graph.path), trial_samples(fp32, calibration), threads)
     if not passed(judge(measure(reference, got, recipe.task), tightened(recipe.limit("int8"), margin_db))):
         return Joined(int8, 0, gain)
     return Joined(graph, len(sums), gain, decibels(noise(reference, got)))
@@ -94,11 +92,3 @@ def _gain(files: dict[str, Path], recipe: Recipe, sample: Path, batch: Batch, th
         if times.keys() >= files.keys():
             return timing.ratio_interval(times[FLOAT], times[JOINED])
     return (0.0, 0.0, 0.0)
-
-
-def _answers(graph: Graph, samples: Sequence[Sample], threads: int) -> Answers:
-    """Return the outputs of the graph as it is written, stacked on axis 0."""
-    with session.opened(onnx_graph.load(graph.path), threads) as opened:
-        names = [value.name for value in opened.get_outputs()]
-        runs = [dict(zip(names, opened.run(names, dict(sample)), strict=True)) for sample in samples]
-    return {name: np.concatenate([run[name] for run in runs]) for name in names}

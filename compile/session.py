@@ -6,11 +6,12 @@ Cast, which an optimiser may take away with its rounding.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
@@ -32,3 +33,13 @@ def opened(model: onnx.ModelProto, threads: int, optimised: bool = True, folder:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = onnx_graph.save(model, Path(place) / "graph.onnx")
         yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def answers(
+    model: onnx.ModelProto, samples: Iterable[Mapping[str, np.ndarray]], threads: int, optimised: bool = True
+) -> dict[str, np.ndarray]:
+    """Return the outputs of a model for samples of one each, stacked on axis 0."""
+    names = [value.name for value in model.graph.output]
+    with opened(model, threads, optimised) as session:
+        runs = [session.run(names, dict(sample)) for sample in samples]
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*runs, strict=True), strict=True)}

@@ -157,11 +157,25 @@ print(source_digest("nets"))
 """
 
 
+def digest_of_nets(folder: Path) -> str:
+    command = [sys.executable, "-B", "-c", USER.format(here=str(folder))]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_a_users_file_counts_with_what_it_imports_from_beside_it(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text("import layers\n")
     said = []
     for body in ("a = 1\n", "a = 2\n", "a = 1\n"):
         (tmp_path / "layers.py").write_text(body)
-        command = [sys.executable, "-B", "-c", USER.format(here=str(tmp_path))]
-        said.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        said.append(digest_of_nets(tmp_path))
     assert said[0] == said[2] != said[1]
+
+
+def test_what_a_worker_is_told_to_run_counts_and_a_word_that_names_a_module_does_not(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("RUN, KIND = 'layers:run', 'losses'\n")
+    said = []
+    for changed in ("", "losses", "layers"):
+        for name in ("layers", "losses"):
+            (tmp_path / f"{name}.py").write_text(f"a = {int(changed == name)}\n")
+        said.append(digest_of_nets(tmp_path))
+    assert said[0] == said[1] != said[2]

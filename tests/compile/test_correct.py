@@ -82,8 +82,7 @@ def made(folder: Path, arrays: Sequence[np.ndarray], ranges: Ranges | None = Non
 
 
 def answers(graph: Graph, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    with session.opened(onnx_graph.load(graph.path), 1, optimised=False) as opened:
-        return {"logits": np.concatenate([opened.run(None, {"image": array})[0] for array in arrays])}
+    return session.answers(onnx_graph.load(graph.path), ({"image": array} for array in arrays), 1, optimised=False)
 
 
 def bias(path: Path, name: str) -> np.ndarray | None:

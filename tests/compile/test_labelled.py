@@ -8,24 +8,13 @@ import pytest
 from deploy_compile import labelled
 from deploy_recipes.recipe import Classes, Features, MultiLabel, Preprocess, Recipe, Task, Tensor
 from deploy_runtime.errors import DeployError, UsageError
+from tests import toys
 
 
 def recipe(task: Task, labels: tuple[str, ...] = ()) -> Recipe:
-    def network() -> None:
-        raise AssertionError("labels need no network")
-
-    return Recipe(
-        name="net",
-        family="toy",
-        network=network,  # type: ignore[arg-type]
-        inputs=(Tensor("image", ("batch", 3, 8, 8)),),
-        outputs=(Tensor("logits", ("batch", 3)),),
-        task=task,
-        parameters=0,
-        source="",
-        labels=labels,
-        preprocess=Preprocess(crop=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3, layout="CHW", short_side=8),
-    )
+    inputs, outputs = (Tensor("image", ("batch", 3, 8, 8)),), (Tensor("logits", ("batch", 3)),)
+    how = Preprocess(crop=(8, 8), mean=(0.5,) * 3, std=(0.25,) * 3, layout="CHW", short_side=8)
+    return toys.recipe(inputs, outputs, task, labels=labels, preprocess=how)
 
 
 NUMBERED, NAMED = recipe(Classes(3)), recipe(Classes(3), ("idle", "incision", "suture tied"))
@@ -81,7 +70,7 @@ def test_samples_come_in_the_order_of_the_lines_and_as_inference_sees_them(folde
         ("file,label\na.npy,x\n", NUMBERED, "'x', which is no class", "--labels FILE.txt"),
         ("file,label\na.npy,0\na.npy,1\n", NUMBERED, "names a file twice", "one line a file"),
         ("file,oedema\na.npy,1\n", FINDINGS, "1 columns beside file", "one column a label"),
-        ("file,effusion,oedema\na.npy,1,0\n", FINDINGS, "not the labels of net in their order", "file,oedema,effusion"),
+        ("file,effusion,oedema\na.npy,1,0\n", FINDINGS, "not the labels of toy in their order", "file,oedema,effusion"),
         ("file,oedema,effusion\na.npy,1,yes\n", FINDINGS, "'yes' for a label", "0 or 1"),
     ],
 )

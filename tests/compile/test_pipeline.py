@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 import deploy_recipes
+from deploy_compile.attempt import Seen, Tried
 from deploy_compile.choose import choose
+from deploy_compile.int8 import Rankings, fails, quantized
 from deploy_compile.options import Options
-from deploy_compile.pipeline import Rankings, Seen, Tried, Verified, evaluated, fails, quantized
+from deploy_compile.pipeline import Verified, evaluated
 from deploy_compile.results import Built, Evaluated, Graph, Predicted, Samples
 from deploy_compile.results_int8 import Corrected, Ranges, Ranked, Reached, Repaired
 from deploy_compile.targets import get

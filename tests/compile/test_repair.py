@@ -45,20 +45,8 @@ def chain(path: Path) -> Path:
 
 
 def recipe(limit: Limit, task: Task) -> Recipe:
-    def network() -> None:
-        raise AssertionError("repair asks for no network")
-
-    return Recipe(
-        name="chain",
-        family="toy",
-        network=network,  # type: ignore[arg-type]
-        inputs=(Tensor("image", ("batch", 8, 8, 8)),),
-        outputs=(Tensor("t5", ("batch", 8, 8, 8)),),
-        task=task,
-        parameters=0,
-        source="",
-        limits={"int8": limit},
-    )
+    shape = ("batch", 8, 8, 8)
+    return toys.recipe((Tensor("image", shape),), (Tensor("t5", shape),), task, limits={"int8": limit})
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,7 @@ def both(made: Toy) -> Iterator[Switched]:
 
 
 def answer(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
-    with session.opened(model, 1, optimised=False) as opened:
-        return np.asarray(opened.run(None, {"image": image})[0])
+    return session.answers(model, [{"image": image}], 1, optimised=False)["logits"]
 
 
 def test_all_on_is_the_int8_graph_and_all_off_the_fp32_one(made: Toy, both: Switched) -> None:
