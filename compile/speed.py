@@ -94,12 +94,11 @@ def side_by_side(
 
 def _speeds(times: Mapping[str, np.ndarray[Any, Any]], threads: int) -> dict[str, Speed]:
     """Compare every candidate with PyTorch and with the fastest of them, over the same rounds."""
-    names = [name for name in times if name != TORCH]
-    fastest = min(names, key=lambda name: float(np.median(times[name])), default=TORCH)
-    measured = {}
-    for name in names:
-        lag, low, high = timing.ratio_interval(times[name], times[fastest])
-        speed = timing.speed(times[TORCH], times[name], threads)
+    own = {name: seconds for name, seconds in times.items() if name != TORCH}
+    rounds, measured = len(times.get(TORCH, ())), {}
+    for name, seconds in own.items():
+        lag, low, high = timing.lead(seconds, own[timing.fastest(own)])
+        speed = timing.speed(times[TORCH], seconds[:rounds], threads)
         measured[name] = replace(speed, lag=lag, lag_low=low, lag_high=high)
     return measured
 

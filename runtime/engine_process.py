@@ -29,7 +29,7 @@ def times(
     threads: int,
     seconds: float,
     baseline: str | None = None,
-    patience: int = 1,
+    patience: int = 0,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """Time candidates (folder, manifest, row) taking turns; seconds by round, and why others were passed over, by name.
 

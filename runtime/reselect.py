@@ -25,7 +25,7 @@ def reselect(
 ) -> tuple[Preference, Mapping[str, str]]:
     """Choose again here and remember it; also return why candidates were passed over, by name.
 
-    Takes `seconds`, and up to three times as long where it stays in doubt which candidate leads.
+    Takes `seconds`, and longer where it stays in doubt which candidate leads.
     Raises DeployError for a bundle that is damaged, and GateError where no candidate passes here.
     """
     folder = Path(bundle)
@@ -48,9 +48,9 @@ def reselect(
 
 
 def _choose(rows: Mapping[str, Candidate], times: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, tuple[Timed, ...]]:
-    fastest = min(times, key=lambda name: float(np.median(times[name])))
+    fastest = timing.fastest(times)
     timed = {
-        name: Timed(name, float(np.median(own)) * timing.MS, *timing.ratio_interval(own, times[fastest]))
+        name: Timed(name, float(np.median(own)) * timing.MS, *timing.lead(own, times[fastest]))
         for name, own in times.items()
     }
     order = sorted(timed.values(), key=lambda one: one.milliseconds)

@@ -17,7 +17,8 @@ from deploy_runtime.evidence import Speed
 Array = np.ndarray[Any, Any]
 
 WITHIN = 0.05  # a ratio is known well enough when its 95 % interval lies within this share of it on both sides
-PATIENCE = 3  # budgets for a choice that a busy machine leaves in doubt
+PATIENCE = 2  # more goes at a choice that a busy machine leaves in doubt
+GO = 1 / 3  # of the budget; only the fastest and what may be as fast run then, often enough in less time
 WARM_UP = 2  # runs of each before anything counts: caches fill, lazy kernels compile
 LONG_S = 1.0  # a runner that takes longer is warm after one
 LEAST_ROUNDS = 8  # below this a bootstrap says nothing
@@ -77,31 +78,47 @@ def interleave_survivors(
     budget_s: float,
     baseline: str | None = None,
     least_rounds: int = LEAST_ROUNDS,
-    patience: int = 1,
+    patience: int = 0,
 ) -> dict[str, Array]:
     """Interleave; where a runner raises Died, note why in `failed` and begin again with the others.
 
-    Empty where none is left, or the baseline is gone or alone. The budget is for all beginnings together; up to
-    `patience` budgets are spent while one runner beside the baseline leads by more than 5 % and that may be noise. Slow
-    runners, whose `least_rounds` alone take that long, are not timed again.
+    Empty where none is left, or the baseline is gone or alone. The budget is for all beginnings together. While one
+    runner beside the baseline leads by more than 5 % and that may be noise, it and those that may be as fast run up to
+    `patience` more goes, and so have more rounds than the others, of which the first are those of all. Slow runners,
+    whose `least_rounds` alone take more than the budget and all goes, are not timed again.
     """
-    ends = time.monotonic() + patience * budget_s
+    ends = time.monotonic() + (1 + patience * GO) * budget_s
     times = _survivors(runners, failed, budget_s, baseline, least_rounds)
-    for _ in range(patience - 1):
-        doubt = _in_doubt({name: seconds for name, seconds in times.items() if name != baseline})
-        if not doubt or time.monotonic() > ends:
+    for _ in range(patience):
+        rivals = _rivals({name: seconds for name, seconds in times.items() if name != baseline})
+        if not rivals or time.monotonic() > ends:
             break
-        left = {name: runners[name] for name in times}
-        more = _survivors(left, failed, budget_s, baseline, least_rounds)
-        times = {name: np.concatenate([times[name], more[name]]) for name in more}
+        more = _survivors({name: runners[name] for name in rivals}, failed, GO * budget_s, None, least_rounds)
+        times |= {name: np.concatenate([times[name], seconds]) for name, seconds in more.items()}
+        times = {name: seconds for name, seconds in times.items() if name not in failed}
     return times
 
 
-def _in_doubt(times: Mapping[str, Array]) -> bool:
-    """Whether one is slower than the fastest by more than WITHIN, and may yet be as fast."""
-    fastest = min(times, key=lambda name: float(np.median(times[name])), default="")
-    lags = [ratio_interval(seconds, times[fastest])[:2] for seconds in times.values()]
-    return any(lag > 1 + WITHIN and low <= 1 for lag, low in lags)
+def _rivals(times: Mapping[str, Array]) -> list[str]:
+    """Return the fastest and all that may be as fast, none where each of those is within WITHIN of it anyway."""
+    if not times:
+        return []
+    first = fastest(times)
+    lags = {name: lead(seconds, times[first])[:2] for name, seconds in times.items()}
+    rivals = [name for name, (_, low) in lags.items() if low <= 1]
+    return rivals if any(lags[name][0] > 1 + WITHIN for name in rivals) else []
+
+
+def fastest(times: Mapping[str, Array]) -> str:
+    """Return the runner of the least median: one of those with the most rounds, where not all have as many."""
+    most = max(map(len, times.values()))
+    return min((name for name in times if len(times[name]) == most), key=lambda name: float(np.median(times[name])))
+
+
+def lead(baseline: Array, candidate: Array) -> tuple[float, float, float]:
+    """Return the ratio of `ratio_interval` over the rounds that both ran, which are the first of the longer."""
+    both = min(len(baseline), len(candidate))
+    return ratio_interval(baseline[:both], candidate[:both])
 
 
 def _survivors(

@@ -108,17 +108,39 @@ def test_speed_is_in_milliseconds_and_p99_needs_a_thousand_runs() -> None:
     assert timing.speed(times[1:] * 4, times[1:], threads=2).p99_ms is None
 
 
-@pytest.mark.parametrize(("seconds", "turns"), [([0.5], 1), ([0.99], 1), ([0.1, 1.7], timing.PATIENCE)])
-def test_a_lead_in_doubt_is_timed_for_longer(seconds: list[float], turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("seconds", "more"), [([0.5], 0), ([0.99], 0), ([0.1, 1.7], timing.PATIENCE)])
+def test_a_lead_in_doubt_is_timed_for_longer(seconds: list[float], more: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "time", Clock())
     runners: dict[str, Callable[[], float]] = {
         "base": lambda: 5.0,
+        "slow": lambda: 3.0,
         "steady": lambda: 1.0,
         "other": partial(next, cycle(seconds)),
     }
     found = timing.interleave_survivors(runners, {}, 0.0, "base", least_rounds=11, patience=timing.PATIENCE)
-    assert {len(times) for times in found.values()} == {11 * turns}
-    assert found.keys() == runners.keys()
+    doubted = 11 * (1 + more)
+    rounds = {name: len(times) for name, times in found.items()}
+    assert rounds == {"base": 11, "slow": 11, "steady": doubted, "other": doubted}
+
+
+def test_a_rival_that_dies_while_it_is_timed_for_longer_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "time", Clock())
+    doubtful, failed, left = cycle([0.1, 1.7]), dict[str, str](), iter(range(15))
+
+    def other() -> float:
+        if next(left, None) is None:
+            raise timing.Died("other", "killed")
+        return next(doubtful)
+
+    runners: dict[str, Callable[[], float]] = {"base": lambda: 5.0, "steady": lambda: 1.0, "other": other}
+    found = timing.interleave_survivors(runners, failed, 0.0, "base", least_rounds=11, patience=timing.PATIENCE)
+    assert (list(found), failed) == (["base", "steady"], {"other": "killed"})
+
+
+def test_the_fastest_is_one_of_those_that_were_timed_for_longer() -> None:
+    times = {"slow": np.full(5, 1.0), "a": np.full(9, 3.0), "b": np.full(9, 2.0)}  # the machine slowed down
+    assert timing.fastest(times) == "b"
+    assert timing.lead(np.arange(1.0, 10.0), np.ones(5)) == timing.ratio_interval(np.arange(1.0, 6.0), np.ones(5))
 
 
 def test_runners_that_take_the_whole_patience_for_the_least_rounds_are_not_timed_again(
