@@ -16,12 +16,10 @@ from deploy_compile.results_int8 import Ranges
 from deploy_compile.rows import behaved, judged
 from deploy_compile.stream_parity import stream_parity
 from deploy_compile.stream_parity import verdicts as stream_verdicts
-from deploy_compile.targets import Target
+from deploy_compile.targets import GRAPH_OF, Target
 from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Precision
 
-# The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
-GRAPH_OF = {"bf16": "fp32", "int8_bf16": "int8"}
 BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
 Wanted = tuple[Target, Backend, Precision]
 

@@ -39,6 +39,15 @@ def place(node: onnx.NodeProto, links: onnx_graph.Links) -> Place | None:
     return _constant(readers[0], other[0], -1, links) if len(other) == 1 else None
 
 
+def parted(node: onnx.NodeProto, before: onnx.NodeProto | None, links: onnx_graph.Links) -> onnx.NodeProto | None:
+    """Return the Add of a constant that alone reads a convolution, where the node `before` it had a bias of its own."""
+    readers = links.consumers.get(node.output[0], [])
+    if node.op_type != "Conv" or before is None or len(before.input) <= len(node.input) or len(readers) != 1:
+        return None
+    adds = readers[0].op_type == "Add" and any(name in links.constants for name in readers[0].input)
+    return readers[0] if adds else None
+
+
 def write(path: Path, means: Mapping[str, np.ndarray]) -> Path:
     """Write arrays by node name, whatever characters that has."""
     np.savez(path, *means.values(), nodes=np.array(list(means)))

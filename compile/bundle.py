@@ -23,7 +23,7 @@ from deploy_compile.report_maps import NAME, picture
 from deploy_compile.results import Built, Bundled, Choice, Graph, Loaded, Reference, Samples
 from deploy_compile.results_int8 import Ranges
 from deploy_compile.sample_files import load, save, stacked
-from deploy_compile.targets import get
+from deploy_compile.targets import GRAPH_OF, get
 from deploy_recipes.recipe import Recipe
 from deploy_runtime import manifest as manifests
 from deploy_runtime.data import encode
@@ -200,7 +200,7 @@ def _ship(folder: Path, engine: Built, graphs: Sequence[Graph]) -> str:
     elif same:
         name = f"graphs/{same.precision}{'.' if same.form else ''}{same.form}.onnx"
     else:
-        name = f"graphs/{engine.precision}.{engine.backend}.onnx"
+        name = f"graphs/{GRAPH_OF.get(engine.precision, engine.precision)}.{engine.backend}.onnx"
     _copy(engine.file, folder / name)
     return name
 

@@ -76,16 +76,22 @@ def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.Model
 def quantized_forms(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """Return each quantized heavy node or sum behind the Q and DQ nodes that give it its data, in order, by its name.
 
-    A product whose bias another node adds is followed by what the INT8 graph adds more than the float graph does.
+    A product whose bias another node adds is followed by what the INT8 graph adds more than the float graph does. Of
+    OpenVINO's form of the INT8 graph (`rewrite_openvino`) the pools behind Q and DQ nodes and the biases that are nodes
+    of their own belong to the layers that read and own them.
     """
     links, floats = onnx_graph.links(int8), onnx_graph.links(fp32)
     producers, by_name = links.producers, {node.name: node for node in fp32.graph.node}
     used = onnx_graph.taken(fp32) | onnx_graph.taken(int8)
     found: dict[str, list[onnx.NodeProto]] = {}
 
+    def paired(tensor: str) -> bool:
+        node = producers.get(tensor)
+        return node is not None and (node.op_type in PAIR or (node.op_type == "MaxPool" and paired(node.input[0])))
+
     def pairs(tensor: str) -> Iterator[onnx.NodeProto]:
         node = producers.get(tensor)
-        if node is not None and node.op_type in PAIR:
+        if node is not None and paired(tensor):
             for name in node.input:
                 yield from pairs(name)
             yield node
@@ -106,7 +112,10 @@ def _more(
     floats: onnx_graph.Links,
     used: set[str],
 ) -> list[onnx.NodeProto]:
-    """Return nodes that add to a product by how much its bias, which another node adds, differs between the graphs."""
+    """Return nodes that add to a product what of its bias the float graph does not: all of it where only the INT8 graph
+    adds it by another node, by how much the two differ where both do."""
+    if parted := biases.parted(int8, fp32, links):
+        return [parted]
     place, float_place = biases.place(int8, links), fp32 and biases.place(fp32, floats)
     if place is None or not float_place or place.node is int8 or place.values is None or float_place.values is None:
         return []

@@ -18,6 +18,8 @@ from deploy_runtime.evidence import Backend, Precision
 ALWAYS: frozenset[Precision] = frozenset({"fp32", "bf16"})
 FP16: frozenset[Precision] = frozenset({"fp16"})
 INT8: frozenset[Precision] = frozenset({"int8", "int8_bf16", "int8_fp16"})
+# The typed graph a candidate is built from, where it is not of its own name: bf16 is a way to run, not a graph.
+GRAPH_OF: Mapping[Precision, Precision] = {"bf16": "fp32", "int8_bf16": "int8"}
 BUILT_HERE = "built here, not run on hardware"
 BUILT_THERE = "the device builds it: not run on hardware"
 ON_DEVICE: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8_fp16")

@@ -22,11 +22,11 @@ COMMAND = ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out"]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`deploy-compile recipe tiny_nets.py:tiny --int8`, in a fresh cache."""
+def bundle(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Path:
+    """`deploy-compile recipe tiny_nets.py:tiny --int8`."""
     place = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOY_CACHE", str(place / "cache"))
+        patch.setenv("DEPLOY_CACHE", str(stages))
         patch.setattr(
             sys, "argv", ["deploy-compile", "recipe", f"{NETS}:tiny", "--int8", "--out", str(place / "bundle")]
         )
@@ -53,10 +53,10 @@ def test_its_gates_pass_again_without_pytorch(bundle: Path) -> None:
 
 
 def test_the_same_again_does_no_work(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, stages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (bundle / "manifest.json").read_bytes()
-    monkeypatch.setenv("DEPLOY_CACHE", str(bundle.parent / "cache"))
+    monkeypatch.setenv("DEPLOY_CACHE", str(stages))
     monkeypatch.setattr(sys, "argv", [*COMMAND, str(bundle)])
     main()
     assert "is up to date, nothing to do" in " ".join(capsys.readouterr().out.split())
@@ -85,7 +85,8 @@ def test_diagnose_names_the_layer_whose_scale_is_broken_first(
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
-    break_scale(broken / "graphs" / "int8.cpu.onnx", "/block/block.3/Conv")
+    (graph,) = {row.file for row in manifests.read(bundle).candidates if row.name == "openvino int8" and row.file}
+    break_scale(broken / graph, "/block/block.3/Conv")
     manifests.write(broken, manifests.read(broken))  # its digests are whole: only the numbers are wrong
     monkeypatch.setattr(
         sys, "argv", ["deploy-compile", "diagnose", str(broken), "--json", "--chart", str(tmp_path / "chart.png")]

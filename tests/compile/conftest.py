@@ -23,12 +23,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> Path:
     """A tiny bundle for a CPU, two kinds of RTX and a Jetson, through the whole pipeline."""
     place = tmp_path_factory.mktemp("package")
     targets = [word for name in ("cpu", "rtx", "rtx-turing", "jetson-jp6") for word in ("--target", name)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOY_CACHE", str(place / "cache"))
+        patch.setenv("DEPLOY_CACHE", str(stages))
         words = ["recipe", f"{NETS}:tiny", "--int8", *targets, "--out", str(place / "bundle")]
         patch.setattr(sys, "argv", ["deploy-compile", *words])
         main()

@@ -25,10 +25,10 @@ GATES = {"pair_same_db", "pair_exchanged_db", "pair_light_ratio"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Verified, Recipe, Paired]:
+def made(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> tuple[Verified, Recipe, Paired]:
     options = Options(f"{NETS}:tiny_pair", int8=True, targets=("cpu",))
     recipe, folder = fitted(options), tmp_path_factory.mktemp("pairs")
-    found = verify(recipe, options, Stages(folder / "cache", lambda *_: None, lambda *_: None))
+    found = verify(recipe, options, Stages(stages, lambda *_: None, lambda *_: None))
     (folder / "reference").mkdir()
     return found, recipe, pair_reference(folder / "reference", found.loaded, recipe, found.samples, 0.0, 1)
 

@@ -16,7 +16,7 @@ ROW_BYTES = 64  # of an image row: sixteen float32 values or 64 grey levels in a
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray]]:
+def made(tmp_path_factory: pytest.TempPathFactory, stages: Path) -> tuple[Path, list[np.ndarray]]:
     """A bundle calibrated on random images in folders named like patients, and the images."""
     place = tmp_path_factory.mktemp("KLINIK_NORD")
     rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarra
             np.save(place / "samples" / name / f"{name}_{i}.npy", image)
     words = [f"{Path(__file__).parents[1] / 'tiny_nets.py'}:tiny", "--int8", "--target", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEPLOY_CACHE", str(place / "cache"))
+        patch.setenv("DEPLOY_CACHE", str(stages))
         folders = ["--calibration", str(place / "samples"), "--out", str(place / "bundle")]
         patch.setattr(sys, "argv", ["deploy-compile", "recipe", *words, *folders])
         main()

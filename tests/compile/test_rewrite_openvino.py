@@ -11,6 +11,7 @@ from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.results import Form, Graph
 from deploy_compile.rewrite_openvino import rewrite
+from deploy_compile.switches import switched
 from tests import toys
 
 LEAST_DB = 40.0  # of OpenVINO against the graph as it is written; 7 where it is computed wrongly
@@ -131,6 +132,17 @@ def test_a_pool_is_computed_in_bytes_where_all_behind_it_are(tmp_path: Path) -> 
     wanted = as_written(source, image)
     assert decibel(wanted, as_written(made, image)) > LEAST_DB  # a bias added behind rounds otherwise
     assert decibel(wanted, by_openvino(made, image)) > LEAST_DB
+
+
+def test_it_is_diagnosed_as_it_is_computed(tmp_path: Path) -> None:
+    """With all layers in INT8 the graph of both forms answers as this one: its biases and pools belong to layers."""
+    made = rewrite(residual(tmp_path, ("/Add",)), tmp_path / "model.onnx")
+    image = toys.images(1, seed=1)[0]
+    with switched(onnx.load(tmp_path / "fp32.onnx"), onnx.load(made), 1) as both:
+        assert both.nodes == ("/a/Conv", "/b/Conv", "/Add", "/c/Conv")
+        np.testing.assert_allclose(both.run({"image": image}, both.nodes)["logits"], as_written(made, image), atol=1e-4)
+        floats = both.run({"image": image}, ())["logits"]
+    np.testing.assert_allclose(floats, as_written(tmp_path / "fp32.onnx", image), atol=1e-4)
 
 
 def test_a_pool_that_something_reads_in_float_is_left(tmp_path: Path) -> None:

@@ -103,10 +103,9 @@ def test_ratios() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Verified:
+def made(stages: Path) -> Verified:
     options = Options(f"{NETS}:tiny_stream", int8=True, targets=("cpu",))
-    stages = Stages(tmp_path_factory.mktemp("cache"), lambda *_: None, lambda *_: None)
-    return verify(fitted(options), options, stages)
+    return verify(fitted(options), options, Stages(stages, lambda *_: None, lambda *_: None))
 
 
 def test_every_candidate_is_stepped_through_the_film(made: Verified) -> None:
