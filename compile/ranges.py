@@ -155,16 +155,22 @@ def _parts(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _tapped(model: onnx.ModelProto, whole: Sequence[str], ends: Sequence[str]) -> onnx.ModelProto:
-    """Return the graph with tensors as its outputs: `whole` as they are, then least and largest value of `ends`."""
+    """Return the graph with tensors as its outputs: `whole` as they are, then least and largest value of `ends`.
+
+    ONNX Runtime orders nodes depth first from the last leaf of the graph. So the reductions of the first tensors stand
+    last: each tensor is then reduced once it is there, and freed. In graph order all of them are held to the end.
+    """
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     used = onnx_graph.taken(model)
     del tapped.graph.output[:]
     names = list(whole)
+    reductions = []
     for name in ends:
         for op in ("ReduceMin", "ReduceMax"):
             names.append(onnx_graph.unique(f"{name}/{op}", used))
-            tapped.graph.node.append(helper.make_node(op, [name], [names[-1]], f"{names[-1]}/node", keepdims=0))
+            reductions.append(helper.make_node(op, [name], [names[-1]], f"{names[-1]}/node", keepdims=0))
+    tapped.graph.node.extend(reversed(reductions))
     tapped.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     return tapped
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +237,30 @@ def test_only_what_can_become_int8_is_counted(tmp_path: Path) -> None:
     found = calibrate(tmp_path, graph_of(path), write(tmp_path / "samples", x=inputs), "mse", 1).tensors
     assert {name for name, seen in found.items() if seen.algorithm == "mse"} == {"x", "sum"}
     assert found["scores"].largest == found["scores"].threshold or found["scores"].least == -found["scores"].threshold
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from deploy_compile.ranges import calibrate
+from deploy_compile.results import Graph
+folder = Path(sys.argv[1])
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+for name in ("small", "large"):
+    calibrate(folder, Graph(folder / f"{name}.onnx", "fp32", 0, 0, 0, {}), folder / "samples", "minmax", 1)
+    print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_depth_of_a_network(tmp_path: Path) -> None:
+    """What a network holds beside tensors that can become INT8, such as scores of attention, is not held to the end."""
+    for name, depth in (("small", 4), ("large", 40)):
+        nodes = [helper.make_node("Sin", [f"t{i}"], [f"t{i + 1}"], f"n{i}") for i in range(depth)]
+        nodes.append(helper.make_node("ReduceMax", [f"t{depth}"], ["y"], "last", keepdims=0))
+        toys.save(tmp_path / f"{name}.onnx", nodes, [], [("t0", [1, 2**21])], [("y", [])])
+    write(tmp_path / "samples", t0=[np.zeros((1, 2**21), np.float32)])
+    command = [sys.executable, "-c", PEAK, str(tmp_path)]
+    small, large = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert large - small < 8 * 8 * 1024  # KiB: eight tensors of 8 MiB, where another 36 are made
