@@ -9,6 +9,7 @@ import numpy as np
 
 from deploy_compile.results import Loaded
 from deploy_compile.sample_files import save
+from deploy_runtime import timing
 
 Answers = dict[str, np.ndarray]
 
@@ -27,11 +28,8 @@ class Runner:
         return self.first_s
 
     def turn(self) -> float:
-        """Run once to warm up, then once more, and return the seconds of that."""
-        self._run(self._sample)
-        begun = time.perf_counter()
-        self._run(self._sample)
-        return time.perf_counter() - begun
+        """Return the seconds of a warm run."""
+        return timing.warm(lambda: self._run(self._sample))
 
     def answers(self, samples: Sequence[Path], out: Path) -> None:
         """Write the answers to all samples, stacked on axis 0."""

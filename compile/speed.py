@@ -2,11 +2,9 @@
 
 Each runs in a worker of its own with the same number of threads, and all of them take turns in one run
 (`deploy_runtime.timing`), so that a drifting clock or a busy neighbour falls on all alike. Workers sleep between their
-turns. The trap: caches are cold after another process ran, so each turn begins with a run that does not count; what
-is timed is a warm engine, as in a program that does little else.
+turns. What is timed is a warm engine, as in a program that does little else (`timing.warm`).
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -156,8 +154,8 @@ class Engine:
         self._run: Callable[[], object] = lambda: opened.run(given)
 
     def turn(self) -> float:
-        """Run once to warm up, then once more, and return the seconds of that."""
-        return _timed(self._run)
+        """Return the seconds of a warm run."""
+        return timing.warm(self._run)
 
 
 class Eager:
@@ -181,12 +179,5 @@ class Eager:
         self._run: Callable[[], object] = run
 
     def turn(self) -> float:
-        """Run once to warm up, then once more, and return the seconds of that."""
-        return _timed(self._run)
-
-
-def _timed(run: Callable[[], object]) -> float:
-    run()
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
+        """Return the seconds of a warm run."""
+        return timing.warm(self._run)

@@ -5,7 +5,6 @@ costs a second to start and a copy of the weights; close it (leave the `with`) a
 """
 
 import multiprocessing
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -65,7 +64,7 @@ class EngineProcess:
             return "it died while it was opened"
 
     def turn(self, name: str) -> float:
-        """Run once to warm up, then once more, and return the seconds of that."""
+        """Return the seconds of a warm run."""
         try:
             self._pipe.send("turn")
             if self._pipe.poll(TURN_S):
@@ -97,10 +96,7 @@ def _serve(pipe: Connection, folder: Path, found: Manifest, row: Candidate, thre
     with open_session(folder, found, row, threads) as session:
         pipe.send("")
         while _asked(pipe):
-            session.run(given)
-            begun = time.perf_counter()
-            session.run(given)
-            pipe.send(time.perf_counter() - begun)
+            pipe.send(timing.warm(lambda: session.run(given)))
 
 
 def _asked(pipe: Connection) -> bool:

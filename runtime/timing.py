@@ -20,7 +20,7 @@ WITHIN = 0.05  # a ratio is known well enough when its 95 % interval lies within
 PATIENCE = 2  # more goes at a choice that a busy machine leaves in doubt
 GO = 1 / 3  # of the budget; only the fastest and what may be as fast run then, often enough in less time
 WARM_UP = 2  # runs of each before anything counts: caches fill, lazy kernels compile
-LONG_S = 1.0  # a runner that takes longer is warm after one
+LONG_S = 1.0  # what takes longer is warm after one run, and shows nothing of cold caches
 LEAST_ROUNDS = 8  # below this a bootstrap says nothing
 MOST_ROUNDS = 5_000
 LOOK_GROWTH = 1.15  # rounds grow by this between two looks at the intervals, so that looking costs little
@@ -62,6 +62,21 @@ def interleave(
         for name in order.sample(names, len(names)):
             times[name].append(runners[name]())
     return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+def warm(run: Callable[[], object]) -> float:
+    """Run once, and once more where that took less than LONG_S; return the seconds of the last run.
+
+    Caches are cold after another process ran. They fill within milliseconds, which a longer run does not show.
+    """
+    seconds = LONG_S
+    for _ in range(2):
+        begun = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - begun
+        if seconds > LONG_S:
+            break
+    return seconds
 
 
 class Died(Exception):  # noqa: N818 - an event, told apart from an error

@@ -171,6 +171,19 @@ def test_a_slow_runner_is_warm_after_one_run(seconds: float, runs: int) -> None:
     assert len(warm) == runs
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(0.5, 2), (1.5, 1)])
+def test_a_turn_is_one_warm_run(seconds: float, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ran = Clock(), list[float]()
+    monkeypatch.setattr(timing, "time", clock)
+
+    def run() -> None:
+        clock.now += seconds * (1 if ran else 1.2)  # the first is cold
+        ran.append(clock.now)
+
+    assert timing.warm(run) == pytest.approx(seconds if runs == 2 else 1.2 * seconds)
+    assert len(ran) == runs
+
+
 def test_no_lead_over_the_baseline_is_in_doubt() -> None:
     runners: dict[str, Callable[[], float]] = {"base": lambda: 1.0, "other": partial(next, cycle([0.1, 1.7]))}
     found = timing.interleave_survivors(runners, {}, 0.0, "base", least_rounds=11, patience=timing.PATIENCE)
