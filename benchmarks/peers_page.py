@@ -28,7 +28,9 @@ def write_page(results: Path) -> None:
     measured = [result for result in found if "threads" in result]
     machines = sorted({_machine(result) for result in found})
     text = HEAD.format(
-        machines=f"Measured on {'; '.join(machines)}." if machines else "Nothing is measured yet.",
+        machines=f"Measured on {'; '.join(machines)}: which model where stands below its table."
+        if machines
+        else "Nothing is measured yet.",
         samples="/".join(sorted({str(result["samples"]) for result in measured})) or "the",
     )
     PAGE.write_text("\n".join([text, *_summary(measured), *(line for result in found for line in _model(result))]))
@@ -79,8 +81,8 @@ def _model(result: Mapping[str, Any]) -> list[str]:
     for title, row in result["alternatives"].items():
         lines.append(_line(title, row, result))
     chosen = ", ".join(f"{name} on {threads}" for threads, name in result["alternatives"][OURS]["chosen"].items())
-    told = f"deploy-compile chose {chosen} thread(s); commit {result['commit']}. {_beaten(result)}"
-    return [*lines, "", told, ""]
+    where = f"{_machine(result)}, commit {result['commit']}"
+    return [*lines, "", f"deploy-compile chose {chosen} thread(s). {where}. {_beaten(result)}", ""]
 
 
 def _beaten(result: Mapping[str, Any]) -> str:
