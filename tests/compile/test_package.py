@@ -132,6 +132,11 @@ def test_a_package_holds_what_its_target_needs_and_nothing_else(bundle: Path, un
     assert "python3 install.py" in lines[2]
 
 
+def test_no_graph_is_in_a_bundle_twice(bundle: Path) -> None:
+    digests = [file.sha256 for file in manifests.read(bundle).files if file.path.startswith("graphs/")]
+    assert len(digests) == len(set(digests)) > 3
+
+
 def test_rows_of_another_gpu_stand_in_for_a_device_without_its_own(unpacked: Unpacked, bundle: Path) -> None:
     own = manifests.read(unpacked("jetson-jp6") / "bundle").candidates
     derived = manifests.read(unpacked("igx") / "bundle").candidates
