@@ -1,12 +1,13 @@
-"""What each pass that rewrites graphs for ONNX Runtime is worth: its engines with and without it, side by side.
+"""What each pass that rewrites graphs for one backend is worth: its engines with and without it, side by side.
 
     python benchmarks/passes.py                   every model below
     python benchmarks/passes.py x3d_s             this one
     python benchmarks/passes.py --page            docs/passes.md again, from the results that stand
 
 For each model and precision the engine that ships, the same with one pass left out, and one with none of them, in
-processes of their own and interleaved in one run, on one thread; seconds are of processor time. And OpenVINO, which
-ships without, with clips as frames. A result that stands is kept until it is asked for with --again.
+processes of their own and interleaved in one run, on one thread; seconds are of processor time. ONNX Runtime's passes,
+OpenVINO's for INT8 where they find anything, and OpenVINO in fp32, which ships without, with clips as frames. A result
+that stands is kept until it is asked for with --again.
 """
 
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import kept
 import numpy as np
 from passes_page import write_page
-from passes_run import BLOCKS, FRAMES, MEANS, UNSIGNED, VECTORS
+from passes_run import BLOCKS, BYTES, FRAMES, MEANS, NESTED, UNSIGNED, VECTORS
 
 from deploy_compile.cache import Stages
 from deploy_compile.export import export
@@ -36,7 +37,7 @@ from deploy_recipes import Recipe
 from deploy_runtime import device_cache, timing
 
 RESULTS = Path(__file__).parent / "results" / "passes"
-MODELS = ("resnet18", "resnet50", "x3d_s", "x3d_m", "r2plus1d_r50", "slowfast_r50", "efficientnet_b0")
+MODELS = ("resnet18", "resnet50", "x3d_s", "x3d_m", "r2plus1d_r50", "slowfast_r50", "efficientnet_b0", "densenet121")
 SHIPS, NONE = "all", "none"
 EXACT: Mapping[str, tuple[str, ...]] = {  # what is left out; U8 stays, since without it INT8 is another order of slow
     SHIPS: (), f"no {FRAMES}": (FRAMES,), f"no {VECTORS}": (VECTORS,), NONE: (FRAMES, VECTORS),
@@ -46,6 +47,9 @@ INT8: Mapping[str, tuple[str, ...]] = {
     f"no {MEANS}": (MEANS,), f"no {UNSIGNED}": (UNSIGNED,), NONE: (FRAMES, VECTORS, BLOCKS, MEANS),
 }  # fmt: skip
 VARIANTS = {"fp32": EXACT, "int8": INT8}
+OPENVINO: Mapping[str, tuple[str, ...]] = {
+    SHIPS: (), f"no {NESTED}": (NESTED,), f"no {BYTES}": (BYTES,), NONE: (NESTED, BYTES),
+}  # fmt: skip
 SAMPLES = 4  # held-out ones, on which answers are compared
 BUDGET_S, LEAST_ROUNDS = 60.0, 8
 TIMEOUT_S = 3600.0
@@ -75,6 +79,14 @@ def measure(name: str, scratch: Path) -> dict[str, Any]:
         if precision == "fp32" and files[SHIPS] != graph.path:
             forms = {SHIPS: graph.path, f"with {FRAMES}": files[SHIPS]}
             found["openvino fp32"] = _timed(forms, "openvino", precision, recipe, held_out, scratch)
+    files = {}
+    for number, (variant, off) in enumerate(OPENVINO.items()):
+        out = scratch / "openvino" / str(number)
+        out.mkdir(parents=True)
+        with Worker(1) as worker:
+            files[variant] = worker.call("passes_run:build_openvino", out, int8.path, off, timeout_s=TIMEOUT_S)
+    if files[SHIPS] != int8.path:
+        found["openvino int8"] = _timed(files, "openvino", "int8", recipe, held_out, scratch)
     return found
 
 
@@ -114,7 +126,7 @@ def _timed(
 def compared(name: str) -> dict[str, Any]:
     """Measure one model in a scratch folder."""
     with tempfile.TemporaryDirectory() as folder:
-        return {"model": name, "versions": dict(versions("onnxruntime-gpu")), **measure(name, Path(folder))}
+        return {"model": name, "versions": dict(versions("onnxruntime-gpu", "openvino")), **measure(name, Path(folder))}
 
 
 def main() -> None:

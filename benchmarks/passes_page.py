@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "passes.md"
-KINDS = {"fp32": "ONNX Runtime fp32", "int8": "ONNX Runtime int8", "openvino fp32": "OpenVINO fp32, without and with"}
-HEAD = """# Graph passes for ONNX Runtime: what each is worth
+KINDS = {
+    "fp32": "ONNX Runtime fp32",
+    "int8": "ONNX Runtime int8",
+    "openvino int8": "OpenVINO int8",
+    "openvino fp32": "OpenVINO fp32, without and with",
+}
+HEAD = """# Graph passes for one backend: what each is worth
 
 Made by `python benchmarks/passes.py` from the results in `benchmarks/results/passes`: the engine that ships beside the
 same one with a pass left out, and with none (but U8), interleaved in one run on one thread. Numbers are how many times
@@ -23,8 +28,12 @@ same one with a pass left out, and with none (but U8), interleaved in one run on
 the largest answer, on 4 held-out samples. In fp32 it is rounding, of sums in another order; where it is 0 in INT8 not
 one integer differs.
 
-When a pass is applied follows from the graph, not from a model's name: see `compile/lower_onnxruntime.py`. All of this
-is for ONNX Runtime on x86 processors. OpenVINO has fast kernels for clips: it gets them as they are.
+When a pass is applied follows from the graph, not from a model's name: see `compile/lower_onnxruntime.py`. These five
+are for ONNX Runtime on x86 processors. OpenVINO has fast kernels for clips: it gets them as they are. Its own, where an
+INT8 graph has what they are for:
+
+* **nested Concats** (`compile/nest_concats.py`): what the Concats of a dense block share is joined once.
+* **pools in bytes** (`compile/rewrite_openvino.py`): what is quantized right behind a MaxPool is quantized before it.
 
 {machines}
 """

@@ -1,4 +1,4 @@
-"""Engines of ONNX Runtime with single passes left out, and their times: each made and run in a process of its own."""
+"""Engines of ONNX Runtime and OpenVINO with single passes left out, and their times: each in a process of its own."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from deploy_compile import build_onnxruntime, lower_onnxruntime, rewrite_onnxruntime
+from deploy_compile import build_onnxruntime, lower_onnxruntime, rewrite_onnxruntime, rewrite_openvino
 from deploy_compile.results_int8 import Ranges
 from deploy_compile.sample_files import save
 from deploy_runtime import backends
 from deploy_runtime.spec import Batch, Tensor
 
 FRAMES, VECTORS, BLOCKS, MEANS, UNSIGNED = "clips as frames", "whole vectors", "blocks", "pooled means", "U8"
+NESTED, BYTES = "nested Concats", "pools in bytes"  # these are OpenVINO's
 
 
 def build(
@@ -39,6 +40,14 @@ def build(
         setattr(*without[one])
     file, _ = build_onnxruntime.build(out, graph, fp32, precision, ranges, "CPUExecutionProvider", inputs, Batch())
     return file
+
+
+def build_openvino(out: Path, graph: Path, off: Sequence[str]) -> Path:
+    """Write the INT8 graph for OpenVINO without the passes named in `off`; `graph` itself where none changes it."""
+    without = {NESTED: ("nest_concats", lambda _: 0), BYTES: ("_quantized_before_pools", lambda _: False)}
+    for one in off:
+        setattr(rewrite_openvino, *without[one])
+    return rewrite_openvino.rewrite(graph, out / "model.onnx")
 
 
 class Engine:
