@@ -40,14 +40,15 @@ RESULTS = Path(__file__).parent / "results" / "repairs"
 PAGE = Path(__file__).parent.parent / "docs" / "repairs.md"
 SAMPLES = 1000  # of the test, each of a digit of its own
 THREADS = 1
-ALL, BIASES, CHANNELS, GRIDS, CHOSEN, NONE = (
-    "all of them", "no bias correction", "no even channels", "S8 grids", "min-max ranges", "none of them",
+ALL, BIASES, CHANNELS, GRIDS, MINMAX, PERCENTILE, NONE = (
+    "all of them", "no bias correction", "no even channels", "S8 grids", "min-max ranges", "percentile ranges", "none",
 )  # fmt: skip
+RANGES = {MINMAX: "minmax", PERCENTILE: "percentile"}  # instead of `auto`
 # What a variant goes without: the correction of biases, even channels, U8 grids, the choice of ranges.
 WITHOUT: Mapping[str, frozenset[str]] = {
     ALL: frozenset(),
-    **{one: frozenset({one}) for one in (BIASES, CHANNELS, GRIDS, CHOSEN)},
-    NONE: frozenset({BIASES, CHANNELS, GRIDS, CHOSEN}),
+    **{one: frozenset({one}) for one in (BIASES, CHANNELS, GRIDS, MINMAX, PERCENTILE)},
+    NONE: frozenset({BIASES, CHANNELS, GRIDS, MINMAX}),
 }
 HEAD = """# Accuracy repairs of INT8: what each is worth
 
@@ -55,7 +56,7 @@ Made by `python benchmarks/repairs.py` from the results in `benchmarks/results/r
 [tasks.md](tasks.md), every layer in INT8 in the form for CPUs, graphs computed as they are written, 1,000 test scenes.
 A cell is the drift in dB against the float graph, and the share of its accuracy that is kept. *all of them* is what
 ships: corrected biases, even channels before depthwise convolutions, U8 grids where they span the range better, ranges
-chosen by measured error; then each left out, and all of them.
+chosen by measured error (`auto`); then each left out, and all of them (*none*: S8 grids, min-max ranges).
 
 """
 FOOT = """
@@ -92,7 +93,7 @@ def measure(name: str) -> dict[str, Any]:
         reference = answers(fp32)
         for variant, without in WITHOUT.items():
             even = fp32 if CHANNELS in without else run(equalize, fp32, calibration, THREADS)
-            algorithm = "minmax" if CHOSEN in without else options.algorithm
+            algorithm = next((RANGES[one] for one in RANGES if one in without), options.algorithm)
             ranges = run(calibrate, even, calibration, algorithm, THREADS)
             form: Form = "" if GRIDS in without else "cpu"
             int8 = run(quantize, even, ranges, recipe.keep_float, form)

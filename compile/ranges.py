@@ -31,7 +31,7 @@ from deploy_runtime.errors import DeployError, UsageError
 
 AUTO = "auto"
 REST = "mse"  # what `auto` means for a tensor that no INT8 node reads
-TRIED, TRIED_MACS = 4, 4e11  # samples that `auto` tries thresholds on, evenly spread, fewer of large networks
+TRIED, TRIED_MACS = 32, 4e11  # samples that `auto` tries thresholds on, evenly spread, fewer of large networks
 TAPPED_BYTES = 3 * 2**29  # of tensors held at once, for one sample
 
 

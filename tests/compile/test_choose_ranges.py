@@ -20,16 +20,16 @@ CHANNELS = 4
 OUTLIER = 50.0  # of the last channel; the others stay around 1
 
 
-def pointwise(path: Path, weight_of_outlier: float) -> Path:
-    """Write x [batch,4,8,8] -> Conv 1x1 that reads the last channel with the given weight."""
+def pointwise(path: Path, weight_of_outlier: float, size: int = 8) -> Path:
+    """Write x [batch,4,size,size] -> Conv 1x1 that reads the last channel with the given weight."""
     weight = np.ones((2, CHANNELS, 1, 1), np.float32)
     weight[:, -1] = weight_of_outlier
     return toys.save(
         path,
         [helper.make_node("Conv", ["x", "w"], ["y"], "/conv")],
         [numpy_helper.from_array(weight, "w")],
-        inputs=[("x", ["batch", CHANNELS, 8, 8])],
-        outputs=[("y", ["batch", 2, 8, 8])],
+        inputs=[("x", ["batch", CHANNELS, size, size])],
+        outputs=[("y", ["batch", 2, size, size])],
     )
 
 
@@ -54,6 +54,19 @@ def test_the_readers_weights_decide(tmp_path: Path, weight: float, best: str) ->
     proposed = {"wide": {"x": seen(OUTLIER, "wide")}, "tight": {"x": seen(4.0, "tight")}}
     files = sorted(samples(tmp_path / "samples").glob("*.npz"))
     assert choose(model, proposed, files, 1)["x"].algorithm == best
+
+
+@pytest.mark.parametrize(("sign", "best"), [(1.0, "wide"), (-1.0, "tight")])
+def test_a_grid_with_more_steps_clips_less(tmp_path: Path, sign: float, best: str) -> None:
+    """One value of 16,384 is far out. Clipped to 0.9 of it the others round finer: worth it in S8, not in U8."""
+    model = onnx_graph.load(pointwise(tmp_path / "fp32.onnx", 1.0, 64))
+    values = np.random.default_rng(0).uniform(0.0, 0.8, (1, CHANNELS, 64, 64)).astype(np.float32)
+    values[:, 0] *= sign
+    values[0, -1, 0, 0] = 1.0
+    np.savez(tmp_path / "sample.npz", x=values)
+    least = float(values.min())
+    proposed = {name: {"x": Range(least, 1.0, at, 0.0, name)} for name, at in (("wide", 1.0), ("tight", 0.9))}
+    assert choose(model, proposed, [tmp_path / "sample.npz"], 1)["x"].algorithm == best
 
 
 def test_a_tensor_with_one_proposal_is_not_tried(tmp_path: Path) -> None:
