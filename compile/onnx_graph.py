@@ -5,6 +5,7 @@ bodies of If, Loop and Scan are left alone by every stage. `save` is atomic, and
 protobuf could not hold it (2 GiB).
 """
 
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from onnx.helper import tensor_dtype_to_np_dtype
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 VIEWS = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"})  # the same values, by other axes
@@ -43,7 +45,7 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        outside = model.ByteSize() > MOST_BYTES
+        outside = _size(model.graph) > MOST_BYTES
         onnx.save_model(
             model,
             folder / path.name,
@@ -58,6 +60,13 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return path
+
+
+def _size(graph: onnx.GraphProto) -> int:
+    """Return about how many bytes a graph takes in a file. Not `ByteSize`: above 2 GiB protobuf 7 raises there."""
+    here = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
+    weights = sum(math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in here)
+    return int(weights + sum(node.ByteSize() for node in graph.node))
 
 
 def links(model: onnx.ModelProto) -> Links:

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from deploy_compile import onnx_graph
 from tests import toys
@@ -24,6 +26,24 @@ def test_weights_go_beside_a_graph_too_large_for_protobuf(tmp_path: Path, monkey
     read = onnx_graph.load(tmp_path / "large.onnx")
     for one, other in zip(whole.graph.initializer, read.graph.initializer, strict=True):
         assert (onnx_graph.array(one) == onnx_graph.array(other)).all()
+
+
+@pytest.mark.slow
+def test_a_graph_of_more_than_2_gib_is_written_and_read(tmp_path: Path) -> None:
+    """protobuf 7 cannot tell the size of such a graph."""
+    part = np.arange(2**27, dtype=np.float32)  # 512 MiB
+    weights = [numpy_helper.from_array(part, f"w{index}") for index in range(5)]
+    given, made = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"], "/same")], "large", [given], [made], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    del weights, graph
+    path = onnx_graph.save(model, tmp_path / "large.onnx")
+    del model
+    assert path.stat().st_size < 2**20
+    assert (tmp_path / "large.onnx.data").stat().st_size >= 5 * part.nbytes
+    read = onnx_graph.load(path).graph.initializer
+    assert len(read) == 5
+    assert (onnx_graph.array(read[4]) == part).all()
 
 
 def test_shapes_are_inferred_at_a_batch_without_weights(tmp_path: Path) -> None:
