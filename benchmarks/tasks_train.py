@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from deploy_recipes import Classes, Recipe
+from deploy_recipes.networks.tecno import MultiStage
 from deploy_runtime.preprocess import prepare_inputs
 
 THREADS = 1  # fixed: another number adds in another order, and small tensors gain little from more
@@ -157,11 +158,14 @@ def _fit(
     loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     how: Training,
 ) -> list[float]:
+    earlier = _earlier_stages(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=how.rate, weight_decay=how.decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.rate, total_steps=how.steps, pct_start=WARM_UP)
     losses = []
     for step, (inputs, truth) in enumerate(given, start=1):
         loss = loss_of(net(*inputs), truth)
+        loss = loss + sum(loss_of(logits.transpose(1, 2), truth) for logits in earlier)
+        earlier.clear()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), MOST_GRADIENT)
@@ -171,6 +175,20 @@ def _fit(
         if step % max(1, how.steps // 10) == 0:
             print(f"  step {step} of {how.steps}: loss {np.mean(losses[-how.steps // 10 :]):.3f}", flush=True)
     return losses
+
+
+def _earlier_stages(net: nn.Module) -> list[torch.Tensor]:
+    """Return a list that each forward pass adds the logits [B, classes, T] of all stages but the last to.
+
+    TeCNO's authors sum the losses of all stages. Without, the last one learns through the softmax of those before it,
+    and dropout in each of their layers: hardly (25 % of the frames right after 2,000 steps; 91 % after 400 with).
+    """
+    found: list[torch.Tensor] = []
+    for temporal in net.modules():
+        if isinstance(temporal, MultiStage):
+            for stage in (temporal.stage1, *temporal.stages)[:-1]:
+                stage.register_forward_hook(lambda _, __, answers: found.append(answers[0]))
+    return found
 
 
 def _loss(recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
