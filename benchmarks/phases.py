@@ -19,8 +19,8 @@ from typing import Any
 import kept
 import numpy as np
 from compiled import by_torch, compiled, opened, shipped
-from tasks_list import get
-from tasks_train import calibrate_on, ready, scenes, train
+from tasks_list import get, trained
+from tasks_train import ready, scenes
 
 from deploy_compile.cache import Stages
 from deploy_compile.load import load, module
@@ -52,13 +52,11 @@ def measure(task_name: str) -> dict[str, Any]:
     """Train or find the network, compile it as a stream, step every candidate through the film."""
     task = get(task_name)
     stages = Stages(device_cache.folder(), lambda *told: print(" ", *told, flush=True), lambda *_: None)
-    clips = fitted(Options(task.recipe, task.params))
-    trained = stages(train, clips, task.params, task.draw, task.training)
-    folder = stages(calibrate_on, clips, task.draw).folder
+    clips, learnt, given = trained(task, stages, THREADS)
     params = {**task.params, "streams": "true"}
     recipe = fitted(Options(task.recipe, params))
     frames, truth = film(clips, task.draw)
-    loaded = stages(load, recipe, task.recipe, params, trained.checkpoint, None, Uncertainty())
+    loaded = stages(load, recipe, task.recipe, params, learnt.checkpoint, None, Uncertainty())
     wanted = by_torch(module(loaded), recipe, frames)[0].argmax(-1)
     found: dict[str, Any] = {
         "task": task_name, "recipe": task.recipe, "frames": len(frames), "failed": "",
@@ -66,7 +64,7 @@ def measure(task_name: str) -> dict[str, Any]:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         bundle = Path(place) / "bundle"
-        options = ("--weights", str(trained.checkpoint), "--calibration", str(folder))
+        options = ("--weights", str(learnt.checkpoint), "--calibration", str(given.calibration))
         found["failed"] = compiled(task.recipe, bundle, params, *options)
         for name in [] if found["failed"] else shipped(bundle):
             with opened(bundle, name, THREADS) as model, model.stream() as stream:

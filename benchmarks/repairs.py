@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import kept
-from tasks_list import TASKS, get
+from tasks_list import TASKS, get, trained
 from tasks_score import compared, test_on
-from tasks_train import calibrate_on, train
 
 from deploy_compile import onnx_graph, sample_files, session
 from deploy_compile.cache import Stages
@@ -27,7 +26,6 @@ from deploy_compile.correct import correct
 from deploy_compile.equalize import equalize
 from deploy_compile.export import export
 from deploy_compile.load import load
-from deploy_compile.options import Options, fitted
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.results import Form, Graph
@@ -69,16 +67,7 @@ def measure(name: str) -> dict[str, Any]:
     """Quantize one trained network in every variant; drift and accuracy of each."""
     task = get(name)
     run = Stages(device_cache.folder(), lambda *_: None, lambda *_: None)
-    recipe = fitted(Options(task.recipe, task.params))
-    trained = run(train, recipe, task.params, task.draw, task.training)
-    options = Options(
-        task.recipe,
-        task.params,
-        weights=trained.checkpoint,
-        int8=True,
-        calibration=run(calibrate_on, recipe, task.draw).folder,
-        threads=THREADS,
-    )
+    recipe, _, options = trained(task, run, THREADS)
     loaded = run(load, recipe, options.ref, options.params, options.weights, options.keys, options.uncertainty)
     drawn = (options.calibration, options.algorithm, options.ship_samples, options.calibration_samples)
     calibration = run(collect, recipe, *drawn).calibration

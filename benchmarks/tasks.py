@@ -17,11 +17,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kept
-from tasks_list import TASKS, Task, get
+from tasks_list import TASKS, Task, get, trained
 from tasks_page import write_page
 
 from deploy_runtime.data import encode
@@ -56,27 +57,15 @@ def measure(name: str) -> dict[str, Any]:
 def run(task: Task) -> dict[str, Any]:
     """Train or find the checkpoint, compile it, and score PyTorch and every candidate."""
     from tasks_score import score, test_on
-    from tasks_train import calibrate_on, train
 
     from deploy_compile.cache import Stages
-    from deploy_compile.options import Options, fitted
     from deploy_compile.pipeline import verify
     from deploy_runtime import device_cache
 
     stages = Stages(device_cache.folder(), lambda *told: print(" ", *told, flush=True), lambda *_: None)
-    recipe = fitted(Options(task.recipe, task.params))
-    trained = stages(train, recipe, task.params, task.draw, task.training)
-    options = Options(
-        task.recipe,
-        task.params,
-        weights=trained.checkpoint,
-        fp16=True,
-        int8=True,
-        calibration=stages(calibrate_on, recipe, task.draw).folder,
-        compute_capabilities=COMPUTE_CAPABILITIES,
-        threads=THREADS,
-    )
-    found: dict[str, Any] = {"loss": trained.loss, "validation": trained.validation, "samples": SAMPLES}
+    recipe, learnt, options = trained(task, stages, THREADS)
+    options = replace(options, fp16=True, compute_capabilities=COMPUTE_CAPABILITIES)
+    found: dict[str, Any] = {"loss": learnt.loss, "validation": learnt.validation, "samples": SAMPLES}
     try:
         made = verify(recipe, options, stages)
     except DeployError as error:

@@ -10,7 +10,11 @@ from functools import partial
 
 import tasks_data as data
 from tasks_data import Draw
-from tasks_train import Training
+from tasks_train import Trained, Training, calibrate_on, train
+
+from deploy_compile.cache import Stages
+from deploy_compile.options import Options, fitted
+from deploy_recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,17 @@ TASKS = (
         "96 pixels, an eighth of the width, 1 of 12 transformer layers",
     ),
 )  # fmt: skip
+
+
+def trained(task: Task, run: Stages, threads: int) -> tuple[Recipe, Trained, Options]:
+    """Train a task's network, or find it trained; return its recipe, what training found, and how INT8 takes it."""
+    recipe = fitted(Options(task.recipe, task.params))
+    found = run(train, recipe, task.params, task.draw, task.training)
+    folder = run(calibrate_on, recipe, task.draw).folder
+    options = Options(
+        task.recipe, task.params, weights=found.checkpoint, int8=True, calibration=folder, threads=threads
+    )
+    return recipe, found, options
 
 
 def get(name: str) -> Task:
