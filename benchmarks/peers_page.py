@@ -20,6 +20,9 @@ timed in several sittings, each with processes anew, and its interval is over th
 held-out samples.
 *build* is what making it ready took, *first* the first run in a fresh process, *GiB* the peak memory of its tool.
 
+What each rewriting of the graph is worth by itself: [passes.md](passes.md), [residuals.md](residuals.md). Accuracy on
+trained networks, which these are not: [tasks.md](tasks.md).
+
 {machines}
 """
 
