@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deploy_compile import onnx_graph
 from deploy_compile.audit import audit
 from deploy_compile.build import build
 from deploy_compile.cache import Stages
@@ -21,6 +22,7 @@ from deploy_recipes.recipe import Recipe
 from deploy_runtime.evidence import Backend, Candidate, Precision
 
 BUILDERS = 2  # engines built side by side; nothing is timed meanwhile
+LARGE = 2**30  # bytes of a graph of which one is built at a time: a build takes up to four times as much memory
 Wanted = tuple[Target, Backend, Precision]
 
 
@@ -54,7 +56,7 @@ def attempt(run: Stages, seen: Seen, graphs: Sequence[Graph], wanted: Sequence[W
     sources = [by_precision[GRAPH_OF.get(precision, precision)] for _, _, precision in wanted]
     shape = (recipe.inputs, recipe.outputs, seen.ranges, options.compute_capabilities)
     engines = run.each(
-        BUILDERS,
+        1 if any(onnx_graph.stored(graph.path) > LARGE for graph in sources) else BUILDERS,
         build,
         [
             (graph, fp32, backend, precision, target, options.batch, *shape)

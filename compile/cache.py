@@ -25,6 +25,7 @@ from deploy_compile import promises
 from deploy_compile.disk import sync, told
 from deploy_compile.fingerprint import environment, fingerprint, source_digest
 from deploy_compile.results import Built
+from deploy_compile.trim import trim
 from deploy_runtime.data import decode, encode
 from deploy_runtime.errors import DeployError
 
@@ -121,6 +122,7 @@ class Stages:
             raise told(error, partial) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            trim()
 
     def _read(self, kind: type[R], final: Path) -> R | None:
         return self._decoded(kind, final / "result.json")

@@ -62,6 +62,12 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
+def stored(path: Path) -> int:
+    """Return the bytes that a saved graph takes on disk, its weights beside it among them."""
+    data = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
 def _size(graph: onnx.GraphProto) -> int:
     """Return about how many bytes a graph takes in a file. Not `ByteSize`: above 2 GiB protobuf 7 raises there."""
     here = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]

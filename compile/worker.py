@@ -29,6 +29,7 @@ import traceback
 from types import TracebackType
 from typing import IO, Any, BinaryIO
 
+from deploy_compile.trim import trim
 from deploy_runtime.errors import DeployError
 
 TIMEOUT_S = 600.0  # the longest that one call may take unless its caller says otherwise
@@ -232,6 +233,7 @@ def _answer(kind: str, name: str, args: tuple[Any, ...], kept: list[Any]) -> tup
         value = getattr(importlib.import_module(module), function)(*args)
         if kind == "hold":
             kept[:] = [value]
+            trim()
             return "value", None
         return _sendable(value)
     except MemoryError:

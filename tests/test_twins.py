@@ -26,9 +26,9 @@ CANDIDATES = {
 # Few channels average few errors: a twin may miss a full network's limit. It is held to this, and goes through the same
 # repair where it misses it.
 TWIN = Limit(sqnr_db=10.0, reason="a twin has few channels")
-# EfficientNet's blocks, which the longitudinal networks are made of too, are quantized in more places by ONNX Runtime
-# than they bear (docs/recipes.md says what they keep at full size).
-HARD = ("efficientnet", "longitudinal")
+# EfficientNet's blocks, which the longitudinal networks are made of too and some recurrent ones stand on, are quantized
+# in more places by ONNX Runtime than they bear (docs/recipes.md says what they keep at full size).
+HARD = ("efficientnet", "longitudinal")  # the beginnings of a recipe's name or its family's
 # What OpenVINO computes in fp32 although asked for bf16, which the audit rejects: it has no such product in bf16.
 FP32_IN_BF16 = {"mvit_v2_s": "/attn/positions/MatMul"}
 
@@ -59,7 +59,7 @@ def test_a_twin_goes_through_everything(name: str, tmp_path: Path) -> None:
         elif row.status == "rejected" and "bf16" in row.precision:
             assert name in FP32_IN_BF16, f"{row.name}: {row.reason}"
             assert FP32_IN_BF16[name] in row.reason
-        elif row.name == "onnxruntime int8" and recipe.family in HARD:
+        elif row.name == "onnxruntime int8" and (name.startswith(HARD) or recipe.family in HARD):
             assert row.status in ("passed", "failed"), f"{row.name}: {row.reason}"
         else:
             assert row.status in ("passed", "built_not_run"), f"{row.name}: {row.reason}"

@@ -22,6 +22,7 @@ def test_weights_go_beside_a_graph_too_large_for_protobuf(tmp_path: Path, monkey
     monkeypatch.setattr(onnx_graph, "MOST_BYTES", 10_000)
     onnx_graph.save(onnx_graph.load(path), tmp_path / "large.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data", "toy.onnx"]
+    assert onnx_graph.stored(tmp_path / "large.onnx") > path.stat().st_size == onnx_graph.stored(path)
     onnx.checker.check_model(str(tmp_path / "large.onnx"), full_check=True)
     read = onnx_graph.load(tmp_path / "large.onnx")
     for one, other in zip(whole.graph.initializer, read.graph.initializer, strict=True):
