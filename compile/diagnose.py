@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deploy_compile import media, onnx_graph
+from deploy_compile import media
 from deploy_compile.made_from import fitted
 from deploy_compile.module_path import module_path
 from deploy_compile.results_int8 import Diagnosis
@@ -36,7 +36,7 @@ def diagnose(bundle: Path, samples: Path | None, ref: str | None, threads: int) 
     found = manifest.read(bundle)
     manifest.verify_files(bundle, found)
     given = _golden(bundle, found) if samples is None else _read(samples, found, ref)
-    fp32, int8 = (onnx_graph.load(bundle / _graph(found, precision)) for precision in ("fp32", "int8"))
+    fp32, int8 = (bundle / _graph(found, precision) for precision in ("fp32", "int8"))
     return Diagnosis(
         found.name,
         sensitivity(fp32, int8, given, threads),

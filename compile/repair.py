@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy_compile import biases, onnx_graph, sample_files
+from deploy_compile import biases, sample_files
 from deploy_compile.macs import affordable
 from deploy_compile.profile import profile
 from deploy_compile.quantize import quantize
@@ -130,7 +130,7 @@ def trial_samples(fp32: Graph, calibration: Path) -> list[Sample]:
 
 
 def _opened(fp32: Graph, int8: Graph, threads: int) -> AbstractContextManager[Switched]:
-    return switched(onnx_graph.load(fp32.path), onnx_graph.load(int8.path), threads)
+    return switched(fp32.path, int8.path, threads)
 
 
 def _noisiest(reference: Answers, got: Answers) -> list[int]:

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,12 +26,13 @@ from deploy_compile.results_int8 import LayerError, Sensitivity
 from deploy_compile.switches import Answers, Sample, Switched, quantized_forms, switched
 
 
-def sensitivity(fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[Sample], threads: int) -> Sensitivity:
-    """Measure every quantized layer of `int8` on samples of one each, the most harmful layer first.
+def sensitivity(fp32: Path, int8: Path, samples: Sequence[Sample], threads: int) -> Sensitivity:
+    """Measure every quantized layer of a graph on samples of one each, the most harmful layer first.
 
     Raises ValueError where the two graphs are not forms of one network.
     """
-    own = own_errors(fp32, int8, samples, threads)
+    floats = onnx_graph.load(fp32)
+    own = own_errors(floats, onnx_graph.load(int8), samples, threads)
     with switched(fp32, int8, threads) as both:
         reference = answers(both, samples, ())
         whole = noise(reference, answers(both, samples, both.nodes))
@@ -39,7 +41,7 @@ def sensitivity(fp32: onnx.ModelProto, int8: onnx.ModelProto, samples: Sequence[
             node: noise(reference, answers(both, samples, [other for other in both.nodes if other != node]))
             for node in both.nodes
         }
-    operators = {node.name: node.op_type for node in fp32.graph.node}
+    operators = {node.name: node.op_type for node in floats.graph.node}
     layers = [
         LayerError(node, operators[node], decibels(own[node]), decibels(single[node]), decibels(rest[node]))
         for node in sorted(single, key=lambda name: -single[name])

@@ -23,6 +23,12 @@ QUIET = 3  # ONNX Runtime's severity from which it speaks: errors; shapes of tap
 @contextmanager
 def opened(model: onnx.ModelProto, threads: int, optimised: bool = True, folder: Path | None = None) -> Iterator[Any]:
     """Give an InferenceSession of a model. It goes through a file in `folder`: weights may pass protobuf's 2 GiB."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        yield read(onnx_graph.save(model, Path(place) / "graph.onnx"), threads, optimised)
+
+
+def read(path: Path, threads: int, optimised: bool = True) -> Any:
+    """Return an InferenceSession of a graph that is a file already."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -30,9 +36,7 @@ def opened(model: onnx.ModelProto, threads: int, optimised: bool = True, folder:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        path = onnx_graph.save(model, Path(place) / "graph.onnx")
-        yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def answers(

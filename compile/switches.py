@@ -6,8 +6,10 @@ INT8, which is what sensitivity and fallback ask hundreds of times. The Q/DQ pai
 switches on, the answers are its answers.
 """
 
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy_compile import biases, onnx_graph, session
+from deploy_compile.trim import trim
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 SUM = "Add"  # of a residual, where join.py quantized its operands: it counts as a layer too
@@ -44,11 +47,19 @@ class Switched:
 
 
 @contextmanager
-def switched(fp32: onnx.ModelProto, int8: onnx.ModelProto, threads: int) -> Iterator[Switched]:
+def switched(fp32: Path, int8: Path, threads: int) -> Iterator[Switched]:
     """Open both forms of a graph. Raises ValueError where `int8` is not the quantized form of `fp32`."""
-    model, switches = switchable(fp32, int8)
-    with session.opened(model, threads) as opened:
-        yield Switched(opened, tuple(value.name for value in fp32.graph.output), switches)
+    with tempfile.TemporaryDirectory() as place:
+        path, outputs, switches = _written(fp32, int8, Path(place))
+        trim()
+        yield Switched(session.read(path, threads), outputs, switches)
+
+
+def _written(fp32: Path, int8: Path, folder: Path) -> tuple[Path, tuple[str, ...], dict[str, str]]:
+    """Write the graph of both forms. Nothing of it stays in memory, where a session will hold it all again."""
+    model, switches = switchable(onnx_graph.load(fp32), onnx_graph.load(int8))
+    outputs = tuple(value.name for value in model.graph.output)
+    return onnx_graph.save(model, folder / "graph.onnx"), outputs, switches
 
 
 def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:

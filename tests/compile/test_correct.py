@@ -114,7 +114,7 @@ def test_every_kind_of_layer_gets_its_mean_back_and_new_answers_are_nearer(tmp_p
 def test_with_all_switches_on_the_answers_are_those_of_the_corrected_graph(tmp_path: Path) -> None:
     fp32, _, corrected = made(tmp_path, images(16, seed=1))
     image = images(1, seed=3)
-    with switched(onnx_graph.load(fp32.path), onnx_graph.load(corrected.graph.path), 1) as both:
+    with switched(fp32.path, corrected.graph.path, 1) as both:
         for graph, on in ((fp32, ()), (corrected.graph, both.nodes)):
             got = both.run({"image": image[0]}, on)["logits"]
             np.testing.assert_allclose(got, answers(graph, image)["logits"], rtol=0, atol=1e-5)

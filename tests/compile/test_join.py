@@ -190,7 +190,7 @@ def test_a_joined_sum_is_a_layer_to_the_switches(net: Callable[..., Net], monkey
     timed(monkeypatch, 1.2)
     one = net()
     graph = one.join().graph
-    with switched(onnx_graph.load(one.fp32.path), onnx_graph.load(graph.path), 1) as both:
+    with switched(one.fp32.path, graph.path, 1) as both:
         assert set(SUMS) < set(both.nodes)
         whole = [both.run(sample, both.nodes)["logits"] for sample in sample_files.read(one.samples)]
     np.testing.assert_allclose(np.concatenate(whole), answer(graph, one.samples), atol=1e-5)

@@ -127,6 +127,6 @@ def test_a_quantized_dense_block_is_computed_and_diagnosed_as_it_is_written(tmp_
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     noise = np.square(np.asarray(compiled({"image": image})[0]) - wanted).sum()
     assert 10 * np.log10(np.square(wanted).sum() / max(noise, 1e-30)) > LEAST_DB
-    with switched(onnx.load(fp32), onnx.load(made), 1) as opened:
+    with switched(fp32, made, 1) as opened:
         assert len(opened.nodes) == LAYERS + 1
         np.testing.assert_allclose(opened.run({"image": image}, opened.nodes)["logits"], wanted, atol=1e-5)

@@ -138,7 +138,7 @@ def test_it_is_diagnosed_as_it_is_computed(tmp_path: Path) -> None:
     """With all layers in INT8 the graph of both forms answers as this one: its biases and pools belong to layers."""
     made = rewrite(residual(tmp_path, ("/Add",)), tmp_path / "model.onnx")
     image = toys.images(1, seed=1)[0]
-    with switched(onnx.load(tmp_path / "fp32.onnx"), onnx.load(made), 1) as both:
+    with switched(tmp_path / "fp32.onnx", made, 1) as both:
         assert both.nodes == ("/a/Conv", "/b/Conv", "/Add", "/c/Conv")
         np.testing.assert_allclose(both.run({"image": image}, both.nodes)["logits"], as_written(made, image), atol=1e-4)
         floats = both.run({"image": image}, ())["logits"]

@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 @pytest.fixture
 def both(made: Toy) -> Iterator[Switched]:
-    with switched(onnx_graph.load(made.fp32.path), onnx_graph.load(made.int8.path), 1) as opened:
+    with switched(made.fp32.path, made.int8.path, 1) as opened:
         yield opened
 
 
@@ -56,19 +56,17 @@ def test_a_node_without_an_int8_form_cannot_be_switched(both: Switched) -> None:
 def test_graphs_of_two_networks_are_refused(made: Toy, tmp_path: Path) -> None:
     renamed = onnx_graph.load(made.fp32.path)
     renamed.graph.node[0].name = "/other"
-    with (
-        pytest.raises(ValueError, match="not two forms of one graph"),
-        switched(renamed, onnx_graph.load(made.int8.path), 1),
-    ):
+    other = onnx_graph.save(renamed, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="not two forms of one graph"), switched(other, made.int8.path, 1):
         pass
 
 
-def test_the_layer_with_a_broken_scale_comes_first(made: Toy) -> None:
+def test_the_layer_with_a_broken_scale_comes_first(made: Toy, tmp_path: Path) -> None:
     broken = onnx_graph.load(made.int8.path)
     scale = next(tensor for tensor in broken.graph.initializer if tensor.name == "w2_scale")
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), scale.name))
     samples = [{"image": image} for image in toys.images(4, seed=5)]
-    found = sensitivity(onnx_graph.load(made.fp32.path), broken, samples, 1)
+    found = sensitivity(made.fp32.path, onnx_graph.save(broken, tmp_path / "broken.onnx"), samples, 1)
     first, *others = found.layers
     assert (first.node, first.op) == ("/block/pointwise/Conv", "Conv")
     assert first.own_db < 10 < min(layer.own_db for layer in others)
@@ -79,7 +77,7 @@ def test_the_layer_with_a_broken_scale_comes_first(made: Toy) -> None:
 
 def test_errors_of_layers_add_up(made: Toy) -> None:
     samples = [{"image": image} for image in toys.images(8, seed=5)]
-    found = sensitivity(onnx_graph.load(made.fp32.path), onnx_graph.load(made.int8.path), samples, 1)
+    found = sensitivity(made.fp32.path, made.int8.path, samples, 1)
     together = -10 * np.log10(sum(10 ** (-layer.alone_db / 10) for layer in found.layers))
     assert together == pytest.approx(found.whole_db, abs=3.0)
 
