@@ -91,14 +91,19 @@ def _sentence(
         noise = "within noise" if row.speed.lag <= 1 + WITHIN else "as far as this busy machine can tell: perhaps noise"
         told += f"; {candidates[fastest].name} is {row.speed.lag:.2f}x of it, {noise}, and asks for more trust"
     else:
-        others = [i for i in allowed if candidates[i].precision != row.precision]
+        others = sorted((i for i in allowed if i != chosen), key=lambda i: -_ratio(candidates[i]))
         if others:
-            second = max(others, key=lambda i: _ratio(candidates[i]))
-            told += f"; {_ratio(row) / _ratio(candidates[second]):.2f}x of {candidates[second].name}, the next best"
+            told += f"; {_lead(row, candidates[others[0]])}, the next best"
+            other = next((i for i in others if candidates[i].precision != row.precision), others[0])
+            told += "" if other == others[0] else f", and {_lead(row, candidates[other])}, the best in another precision"
     lower = [precision for precision in asked if precision.startswith("int8")]
     if lower and not any(candidates[i].precision.startswith("int8") for i in (chosen, fastest)):
         told += f". {_why_not_int8(candidates)}"
     return told
+
+
+def _lead(row: Candidate, other: Candidate) -> str:
+    return f"{_ratio(row) / _ratio(other):.2f}x of {other.name}"
 
 
 def _cost(repair: Repair) -> str:

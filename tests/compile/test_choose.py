@@ -33,6 +33,14 @@ def test_the_fastest_that_passes_ships_with_a_fallback_of_another_backend() -> N
     assert choice.sentence.startswith("openvino int8: 6.0x PyTorch here, and it passes; 2.00x of openvino fp32")
 
 
+def test_the_next_best_may_be_another_engine_of_the_same_precision() -> None:
+    rows = [row("openvino", "fp32", 3.0), row("openvino", "int8", 5.0), row("onnxruntime", "int8", 6.0)]
+    assert choose(rows, None, ("int8",)).sentence == (
+        "onnxruntime int8: 6.0x PyTorch here, and it passes; 1.20x of openvino int8, the next best, "
+        "and 2.00x of openvino fp32, the best in another precision"
+    )
+
+
 def test_within_noise_the_simpler_one_ships_and_says_so() -> None:
     rows = [row("openvino", "bf16", 6.0, lag_low=0.99), row("openvino", "int8", 6.1)]
     choice = choose(rows, None, ("int8",))
