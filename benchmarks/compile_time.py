@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from memory import watched
+from provenance import commit
 
 from deploy_compile.machine import facts, versions
 
@@ -51,6 +52,7 @@ def main(recipe: str) -> None:
     result = {
         "recipe": recipe,
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
         "machine": dict(facts()),
         "versions": versions("deploy-compile", "torch", "onnxruntime-gpu", "openvino", "tensorrt_rtx_cu13"),
         "cold": cold,
