@@ -95,7 +95,9 @@ def _sentence(
         if others:
             told += f"; {_lead(row, candidates[others[0]])}, the next best"
             other = next((i for i in others if candidates[i].precision != row.precision), others[0])
-            told += "" if other == others[0] else f", and {_lead(row, candidates[other])}, the best in another precision"
+            told += (
+                "" if other == others[0] else f", and {_lead(row, candidates[other])}, the best in another precision"
+            )
     lower = [precision for precision in asked if precision.startswith("int8")]
     if lower and not any(candidates[i].precision.startswith("int8") for i in (chosen, fastest)):
         told += f". {_why_not_int8(candidates)}"

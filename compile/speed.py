@@ -2,7 +2,8 @@
 
 Each runs in a worker of its own with the same number of threads, and all of them take turns in one run
 (`deploy_runtime.timing`), so that a drifting clock or a busy neighbour falls on all alike. Workers sleep between their
-turns. What is timed is a warm engine, as in a program that does little else (`timing.warm`).
+turns. What is timed is a warm engine, as in a program that does little else (`timing.warm`). Where memory does not hold
+all of them (`TOGETHER`) they are timed in parts, PyTorch and the fastest so far in each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy_compile import onnx_graph
 from deploy_compile.parity_run import sample
 from deploy_compile.results import Built, Loaded, Samples, Speeds
 from deploy_compile.worker import Crashed, Worker
@@ -27,6 +29,7 @@ from deploy_runtime.spec import Batch, Tensor
 BUDGET_S = 25.0  # for all candidates together, once they are open
 LEAST_ROUNDS = timing.LEAST_ROUNDS  # taken even where the budget is spent by then: fewer say nothing of the spread
 OPENED_AT_ONCE = 2  # candidates; nothing is timed meanwhile
+TOGETHER = 5 * 2**30  # bytes of engines held at once, each in memory up to twice: a ViT-H (2.5 GB) takes two parts
 OPEN_S = 300.0  # the longest that a candidate may take to open
 TURN_S = 300.0  # the longest that two runs may take
 TORCH = "PyTorch eager"
@@ -70,12 +73,55 @@ def time_engines(
     for engine in engines:
         opened = (engine.file, engine.backend, engine.precision, engine.target, tuple(outputs))
         openers[engine.name] = ("deploy_compile.speed:Engine", *opened, *setting)
-    times, failed = side_by_side(openers, threads, budget_s, TORCH)
-    if TORCH in failed:
-        raise DeployError(
-            f"PyTorch itself could not be timed: {failed[TORCH]}", "Give it more memory, or fewer candidates at once."
-        )
-    return Speeds(_speeds(times, threads), failed, threads)
+    found, failed = dict[str, Speed](), dict[str, str]()
+    for names in _together(engines):
+        turn = {name: openers[name] for name in (TORCH, *names, *_leader(found))}
+        times, lost = side_by_side(turn, threads, budget_s, TORCH)
+        if TORCH in lost:
+            raise DeployError(
+                f"PyTorch itself could not be timed: {lost[TORCH]}", "Give it more memory, or fewer candidates at once."
+            )
+        found, failed = _joined(found, _speeds(times, threads), lost), {**failed, **lost}
+    return Speeds({name: found[name] for name in openers if name in found}, failed, threads)
+
+
+def _together(engines: Sequence[Built]) -> list[list[str]]:
+    """Return the names of candidates in the parts that are timed together: all of them, where memory holds that."""
+    parts, room = [list[str]()], TOGETHER
+    for engine in sorted(engines, key=_bytes):
+        room -= _bytes(engine)
+        if room < 0 and parts[-1]:
+            parts.append([])
+            room = TOGETHER - _bytes(engine)
+        parts[-1].append(engine.name)
+    return parts
+
+
+def _bytes(engine: Built) -> int:
+    return onnx_graph.stored(engine.file) if engine.file is not None and engine.file.exists() else 0
+
+
+def _leader(found: Mapping[str, Speed]) -> list[str]:
+    """Return the fastest so far, which the next part is compared with too."""
+    return [min(found, key=lambda name: found[name].lag)] if found else []
+
+
+def _joined(before: Mapping[str, Speed], now: Mapping[str, Speed], lost: Mapping[str, str]) -> dict[str, Speed]:
+    """Join the speeds of two parts, the leader of the first in both: by how much it lags, all of the first lag more."""
+    for name in _leader(before):
+        if name in now:
+            own = now[name]
+            behind = {
+                other: replace(
+                    speed,
+                    lag=speed.lag * own.lag,
+                    lag_low=speed.lag_low * own.lag_low,
+                    lag_high=speed.lag_high * own.lag_high,
+                )
+                for other, speed in before.items()
+            }
+            return {**now, **behind}
+    return {**{name: speed for name, speed in before.items() if name not in lost}, **now}
 
 
 def side_by_side(

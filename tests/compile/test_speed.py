@@ -1,5 +1,7 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,25 @@ def test_candidates_are_timed_beside_pytorch(made: Toy, loaded: Loaded) -> None:
         assert one.runs >= speed.LEAST_ROUNDS
         assert one.threads == found.threads == 1
         assert 0 < one.p50_ms <= one.p90_ms
+
+
+def test_what_memory_does_not_hold_at_once_is_timed_in_parts(
+    made: Toy, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[list[str]] = []
+    side_by_side = speed.side_by_side
+
+    def told(openers: Mapping[str, tuple[Any, ...]], *args: Any) -> Any:
+        held.append(list(openers))
+        return side_by_side(openers, *args)
+
+    monkeypatch.setattr(speed, "TOGETHER", 1)
+    monkeypatch.setattr(speed, "side_by_side", told)
+    found = timed(made, loaded, engine(made, "onnxruntime"), engine(made, "openvino"))
+    assert held == [[speed.TORCH, "onnxruntime fp32"], [speed.TORCH, "openvino fp32", "onnxruntime fp32"]]
+    assert list(found.measured) == ["onnxruntime fp32", "openvino fp32"]
+    lags = {name: one.lag for name, one in found.measured.items()}
+    assert min(lags.values()) == 1.0
 
 
 def test_one_that_cannot_be_opened_is_a_reason(made: Toy, loaded: Loaded, tmp_path: Path) -> None:
