@@ -16,7 +16,8 @@ HEAD = """# Graph passes for one backend: what each is worth
 
 Made by `python benchmarks/passes.py` from the results in `benchmarks/results/passes`: the engine that ships beside the
 same one with a pass left out, and with none (but U8), interleaved in one run on one thread. Numbers are how many times
-**slower** an engine is than the one that ships (processor time, medians, 95 % interval): above 1 the pass pays.
+**slower** an engine is than the one that ships (processor time, medians, 95 % interval): above 1 the pass pays. Each
+engine is one process, and two processes of the same engine differ by some 1 %, which the intervals do not know.
 
 * **clips as frames** (`compile/lower_3d.py`): 3-D convolutions and what surrounds them as 2-D ones.
 * **whole vectors** (`compile/pad_channels.py`): channels around depthwise convolutions filled up to a multiple of 16.
@@ -24,9 +25,12 @@ same one with a pass left out, and with none (but U8), interleaved in one run on
 * **pooled means** (`compile/rewrite_onnxruntime.py`): a mean over all positions as pooling, which has an INT8 kernel.
 * **U8** (the same): activations as U8 instead of S8.
 
+A dash: the pass finds nothing in that graph. A model without a row: none does.
+
 *differs* is the largest difference between the answers of the engine with none of them and of the one that ships, over
 the largest answer, on 4 held-out samples. In fp32 it is rounding, of sums in another order; where it is 0 in INT8 not
-one integer differs.
+one integer differs. OpenVINO fuses other kernels where Concats are nested and rounds some integers to the neighbour; as
+written, both graphs give the same bits (tests/compile/test_nest_concats.py).
 
 When a pass is applied follows from the graph, not from a model's name: see `compile/lower_onnxruntime.py`. These five
 are for ONNX Runtime on x86 processors. OpenVINO has fast kernels for clips: it gets them as they are. Its own, where an
@@ -73,8 +77,8 @@ def _table(results: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     lines.append(f"| --- | ---: |{' --- |' * len(variants)} ---: | --- |")
     for result in results:
         rows = result[kind]
-        cells = " | ".join(_slower(rows[variant]["slower"]) for variant in variants)
-        differs = f"{rows[variants[-1]]['difference']:.0e}"
+        cells = " | ".join(_slower(rows[variant]["slower"]) if rows[variant] else "–" for variant in variants)
+        differs = f"{rows[variants[-1]]['difference']:.0e}" if rows[variants[-1]] else "–"
         lines.append(f"| `{result['model']}` | {rows['all']['ms']:.0f} | {cells} | {differs} | {result['commit']} |")
     return [*lines, ""]
 
