@@ -1,3 +1,5 @@
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +7,8 @@ import numpy as np
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy_compile.build_onnxruntime import layers
@@ -12,8 +16,9 @@ from deploy_compile.heavy import heavy_nodes
 from deploy_compile.quantize import quantize
 from deploy_compile.ranges import calibrate
 from deploy_compile.results import Graph
-from deploy_compile.results_int8 import Range, Ranges
+from deploy_compile.results_int8 import Ranges
 from deploy_compile.rewrite_onnxruntime import rewrite
+from deploy_compile.sample_files import write
 from tests import toys
 from tests.compile.quantized_toy import Toy, toy
 
@@ -69,20 +74,92 @@ def one_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "WDQ", axis=0),
         helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", kernel_shape=[3, 3]),
     ]
-    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     shapes: list[list[int | str]] = [["batch", 3, 16, 16], ["batch", 4, 14, 14]]
-    return toys.save(path, nodes, initializers, [("image", shapes[0])], [("logits", shapes[1])])
+    return toys.save(path, nodes, initializers(constants), [("image", shapes[0])], [("logits", shapes[1])])
 
 
-def test_moving_to_u8_is_the_same_arithmetic(tmp_path: Path) -> None:
-    images = np.concatenate(toys.images(4))
-    least, largest = float(images.min()), float(images.max())
-    ranges = Ranges({"image": Range(least, largest, float(np.abs(images).max()), 0.0, "minmax")}, 4)
-    source = one_conv(tmp_path / "s8.onnx", images)
-    found = rewrite(source, tmp_path / "u8.onnx", ranges)
-    types = {tensor.data_type for tensor in onnx.load(found).graph.initializer}
-    assert TensorProto.UINT8 in types
-    np.testing.assert_array_equal(run(found, images), run(source, images))
+@settings(max_examples=40, deadline=None)
+@given(
+    inner=st.integers(1, 9),
+    outer=st.integers(1, 9),
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    scale=st.floats(1e-3, 2.0),
+    zero=st.integers(-128, 127),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_layer_on_any_grid_moves_to_u8_without_a_bit_changed(
+    inner: int, outer: int, kernel: int, stride: int, scale: float, zero: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    constants = {
+        "s": np.array(scale, np.float32), "z": np.array(zero, np.int8), "wz": np.zeros(outer, np.int8),
+        "w": rng.integers(-127, 128, (outer, inner, kernel, kernel)).astype(np.int8),
+        "ws": rng.uniform(0.001, 0.1, outer).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["q"], "Q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "DQ"),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "WDQ", axis=0),
+        helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", strides=[stride] * 2, pads=[1] * 4),
+    ]
+    side = (9 + 2 - kernel) // stride + 1
+    shapes = [("image", ["batch", inner, 9, 9])], [("logits", ["batch", outer, side, side])]
+    images = rng.normal(0, 60 * scale, (2, inner, 9, 9)).astype(np.float32)  # some saturate on every grid
+    with tempfile.TemporaryDirectory() as folder:
+        source = toys.save(Path(folder, "s8.onnx"), nodes, initializers(constants), *shapes)
+        found = rewrite(source, Path(folder, "u8.onnx"), Ranges({}, 0))
+        assert types(found) >= {TensorProto.UINT8}
+        np.testing.assert_array_equal(run(found, images), run(source, images))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    layers=st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=4),
+    channels=st.integers(1, 6),
+    cpu=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_network_in_s8_and_in_u8_gives_the_same_bits(
+    layers: list[tuple[int, bool, bool, bool]], channels: int, cpu: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights, nodes, last, made = {}, [], "image", channels
+    for number, (kernel, depthwise, relu, residual) in enumerate(layers):
+        group = made if depthwise else 1
+        weights[f"w{number}"] = rng.normal(0, 0.4, (made, made // group, kernel, kernel)).astype(np.float32)
+        how = {"auto_pad": "NOTSET", "pads": [(kernel - 1) // 2, (kernel - 1) // 2, kernel // 2, kernel // 2]}
+        nodes.append(
+            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], f"conv{number}", group=group, **how)
+        )
+        before, last = last, f"c{number}"
+        if relu:
+            nodes.append(helper.make_node("Relu", [last], [f"r{number}"], f"relu{number}"))
+            last = f"r{number}"
+        if residual:
+            nodes.append(helper.make_node("Add", [last, before], [f"a{number}"], f"add{number}"))
+            last = f"a{number}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["mean"], "pool"))
+    shapes = [("image", ["batch", channels, 8, 8])], [("mean", ["batch", channels, 1, 1])]
+    images = rng.standard_normal((4, channels, 8, 8)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fp32 = Graph(toys.save(folder / "fp32.onnx", nodes, initializers(weights), *shapes), "fp32", 3, 2, 0, {})
+        write(folder / "samples", ({"image": image[None]} for image in images[:2]))
+        ranges = calibrate(folder, fp32, folder / "samples", "percentile", 1)
+        int8 = quantize(folder, fp32, ranges, (), "cpu" if cpu else "").path
+        unsigned, signed = (rewrite(int8, folder / f"{u}.onnx", ranges, unsigned=u) for u in (True, False))
+        assert TensorProto.UINT8 in types(unsigned)
+        assert TensorProto.UINT8 not in types(signed)
+        np.testing.assert_array_equal(run(unsigned, images), run(signed, images))
+
+
+def types(path: Path) -> set[int]:
+    return {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+
+
+def initializers(values: Mapping[str, np.ndarray]) -> list[onnx.TensorProto]:
+    return [numpy_helper.from_array(value, name) for name, value in values.items()]
 
 
 def test_a_grid_of_its_own_is_kept(tmp_path: Path) -> None:
