@@ -1,5 +1,5 @@
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +60,18 @@ def test_every_heavy_node_runs_in_integers(made: Toy, tmp_path: Path) -> None:
     assert "QLinearAdd" in {node.op_type for node in optimised.graph.node}
 
 
+def saved(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    constants: Mapping[str, np.ndarray],
+    taken: Sequence[int],
+    given_back: Sequence[int],
+) -> Path:
+    """Write a graph image -> logits of these shapes behind the batch."""
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    return toys.save(path, nodes, initializers, [("image", ["batch", *taken])], [("logits", ["batch", *given_back])])
+
+
 def one_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
     """Write image -> Q/DQ -> Conv (int8 weights) -> logits, quantized as symmetric S8 over `activations`."""
     scale = np.abs(activations).max().astype(np.float32) / np.float32(127)
@@ -74,8 +86,7 @@ def one_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "WDQ", axis=0),
         helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", kernel_shape=[3, 3]),
     ]
-    shapes: list[list[int | str]] = [["batch", 3, 16, 16], ["batch", 4, 14, 14]]
-    return toys.save(path, nodes, initializers(constants), [("image", shapes[0])], [("logits", shapes[1])])
+    return saved(path, nodes, constants, (3, 16, 16), (4, 14, 14))
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,7 +103,7 @@ def test_a_layer_on_any_grid_moves_to_u8_without_a_bit_changed(
     inner: int, outer: int, kernel: int, stride: int, scale: float, zero: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "s": np.array(scale, np.float32), "z": np.array(zero, np.int8), "wz": np.zeros(outer, np.int8),
         "w": rng.integers(-127, 128, (outer, inner, kernel, kernel)).astype(np.int8),
         "ws": rng.uniform(0.001, 0.1, outer).astype(np.float32),
@@ -104,10 +115,9 @@ def test_a_layer_on_any_grid_moves_to_u8_without_a_bit_changed(
         helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", strides=[stride] * 2, pads=[1] * 4),
     ]
     side = (9 + 2 - kernel) // stride + 1
-    shapes = [("image", ["batch", inner, 9, 9])], [("logits", ["batch", outer, side, side])]
     images = rng.normal(0, 60 * scale, (2, inner, 9, 9)).astype(np.float32)  # some saturate on every grid
     with tempfile.TemporaryDirectory() as folder:
-        source = toys.save(Path(folder, "s8.onnx"), nodes, initializers(constants), *shapes)
+        source = saved(Path(folder, "s8.onnx"), nodes, constants, (inner, 9, 9), (outer, side, side))
         found = rewrite(source, Path(folder, "u8.onnx"), Ranges({}, 0))
         assert types(found) >= {TensorProto.UINT8}
         np.testing.assert_array_equal(run(found, images), run(source, images))
@@ -124,13 +134,13 @@ def test_a_network_in_s8_and_in_u8_gives_the_same_bits(
     layers: list[tuple[int, bool, bool, bool]], channels: int, cpu: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    weights, nodes, last, made = {}, [], "image", channels
+    weights, nodes, last = {}, [], "image"
     for number, (kernel, depthwise, relu, residual) in enumerate(layers):
-        group = made if depthwise else 1
-        weights[f"w{number}"] = rng.normal(0, 0.4, (made, made // group, kernel, kernel)).astype(np.float32)
-        how = {"auto_pad": "NOTSET", "pads": [(kernel - 1) // 2, (kernel - 1) // 2, kernel // 2, kernel // 2]}
+        group = channels if depthwise else 1
+        weights[f"w{number}"] = rng.normal(0, 0.4, (channels, channels // group, kernel, kernel)).astype(np.float32)
+        pads = [(kernel - 1) // 2, (kernel - 1) // 2, kernel // 2, kernel // 2]
         nodes.append(
-            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], f"conv{number}", group=group, **how)
+            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], f"conv{number}", group=group, pads=pads)
         )
         before, last = last, f"c{number}"
         if relu:
@@ -139,12 +149,12 @@ def test_a_network_in_s8_and_in_u8_gives_the_same_bits(
         if residual:
             nodes.append(helper.make_node("Add", [last, before], [f"a{number}"], f"add{number}"))
             last = f"a{number}"
-    nodes.append(helper.make_node("GlobalAveragePool", [last], ["mean"], "pool"))
-    shapes = [("image", ["batch", channels, 8, 8])], [("mean", ["batch", channels, 1, 1])]
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["logits"], "pool"))
     images = rng.standard_normal((4, channels, 8, 8)).astype(np.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fp32 = Graph(toys.save(folder / "fp32.onnx", nodes, initializers(weights), *shapes), "fp32", 3, 2, 0, {})
+        path = saved(folder / "fp32.onnx", nodes, weights, (channels, 8, 8), (channels, 1, 1))
+        fp32 = Graph(path, "fp32", 3, 2, 0, {})
         write(folder / "samples", ({"image": image[None]} for image in images[:2]))
         ranges = calibrate(folder, fp32, folder / "samples", "percentile", 1)
         int8 = quantize(folder, fp32, ranges, (), "cpu" if cpu else "").path
@@ -156,10 +166,6 @@ def test_a_network_in_s8_and_in_u8_gives_the_same_bits(
 
 def types(path: Path) -> set[int]:
     return {tensor.data_type for tensor in onnx.load(path).graph.initializer}
-
-
-def initializers(values: Mapping[str, np.ndarray]) -> list[onnx.TensorProto]:
-    return [numpy_helper.from_array(value, name) for name, value in values.items()]
 
 
 def test_a_grid_of_its_own_is_kept(tmp_path: Path) -> None:
