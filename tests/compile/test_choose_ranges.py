@@ -69,6 +69,18 @@ def test_a_grid_with_more_steps_clips_less(tmp_path: Path, sign: float, best: st
     assert choose(model, proposed, [tmp_path / "sample.npz"], 1)["x"].algorithm == best
 
 
+@pytest.mark.parametrize(("gain", "best"), [(0.02, "percentile"), (0.5, "other")])
+def test_what_is_hardly_better_than_the_usual_threshold_is_not_taken(tmp_path: Path, gain: float, best: str) -> None:
+    """Nothing reaches above 1: a range to 2 has 4 % more error than one to 1.96, and 4 times that of one to 1."""
+    model = onnx_graph.load(pointwise(tmp_path / "fp32.onnx", 1.0, 64))
+    values = np.random.default_rng(0).uniform(0.0, 1.0, (1, CHANNELS, 64, 64)).astype(np.float32)
+    np.savez(tmp_path / "sample.npz", x=values)
+    usual = Range(0.0, 2.0, 2.0, 0.0, "percentile")
+    other = Range(0.0, 2.0, 2.0 * (1 - gain), 0.0, "other")
+    proposed = {"other": {"x": other}, "percentile": {"x": usual}}
+    assert choose(model, proposed, [tmp_path / "sample.npz"], 1)["x"].algorithm == best
+
+
 def test_a_tensor_with_one_proposal_is_not_tried(tmp_path: Path) -> None:
     model = onnx_graph.load(pointwise(tmp_path / "fp32.onnx", 1.0))
     proposed = {"a": {"x": seen(4.0, "a")}, "b": {"x": seen(4.01, "b")}, "c": {"x": seen(0.0, "c")}}
