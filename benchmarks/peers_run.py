@@ -86,7 +86,7 @@ def openvino(file: Path, sample: Path, threads: int, hint: str) -> Runner:
 
     def run(given: Answers) -> Answers:
         found = request.infer(given, share_inputs=True)
-        return {port.get_any_name(): np.array(found[port]) for port in compiled.outputs}
+        return {name: np.array(found[port]) for port in compiled.outputs for name in port.get_names()}
 
     return Runner(run, sample)
 
