@@ -14,10 +14,18 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")  # what a container may use: "200000 1000
 
 def physical_cores() -> int:
     """Return how many physical cores this process may use: its affinity and its container's quota count."""
-    allowed = _affinity()
-    cores = {core for processor, core in _cores().items() if processor in allowed}
-    found = len(cores) or len(allowed)
+    found = _allowed_cores()
     return max(1, min(found, _quota() or found))
+
+
+def takes_every_core(threads: int) -> bool:
+    """Whether so many threads leave no physical core of this process's affinity free, whatever its quota of time."""
+    return threads >= _allowed_cores()
+
+
+def _allowed_cores() -> int:
+    allowed = _affinity()
+    return len({core for processor, core in _cores().items() if processor in allowed}) or len(allowed)
 
 
 def processor() -> str:

@@ -1,6 +1,7 @@
 """Every backend gives the same answers as the reference evaluator, keeps its promises, and says why it cannot."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ def test_answers_are_the_callers_to_keep(name: str, graph: Path) -> None:
     session.close()
     np.testing.assert_array_equal(first, kept)
     first[0] = 0.0  # writable, and nobody else's
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell a thread's cores")
+@pytest.mark.parametrize("every", [True, False])
+def test_only_the_engines_threads_are_pinned(every: bool, graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_openvino, "takes_every_core", lambda _: every)
+    before = os.sched_getaffinity(0)
+    with opened("openvino", graph, threads=2) as session:
+        session.run({"image": toys.images(1)[0]})
+        assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
+    assert backend_openvino.settings("fp32", 2)["ENABLE_CPU_PINNING"] is every
 
 
 @pytest.mark.parametrize("name", ON_CPU)

@@ -36,6 +36,27 @@ def test_physical_cores(
     assert machine.physical_cores() == cores
 
 
+@pytest.mark.parametrize(
+    ("affinity", "quota", "threads", "every"),
+    [
+        (range(8), "max 100000", 4, True),
+        (range(8), "max 100000", 3, False),
+        (range(8), "200000 100000", 2, False),  # two cores' worth of time, anywhere: another container has it too
+        ({0, 1, 2, 3}, "max 100000", 2, True),
+        ({5}, "20000 100000", 1, True),
+    ],
+)
+def test_whether_threads_take_every_core(
+    affinity: set[int], quota: str, threads: int, every: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(HYPERTHREADED)
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(affinity))
+    assert machine.takes_every_core(threads) is every
+
+
 def test_the_fingerprint_changes_with_the_processor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = machine.fingerprint()
     assert here == machine.fingerprint()
