@@ -53,7 +53,8 @@ def choose(
             algorithm: sum(errors[error] / (errors[energy] or 1.0) for error, energy in pairs)
             for algorithm, pairs in outputs.items()
         }
-        chosen[tensor] = proposed[_best(scores, {name: proposed[name][tensor].threshold for name in proposed})][tensor]
+        thresholds = {name: found[tensor].threshold for name, found in proposed.items() if tensor in found}
+        chosen[tensor] = proposed[_best(scores, thresholds)][tensor]
     return chosen
 
 

@@ -72,21 +72,36 @@ def saved(
     return toys.save(path, nodes, initializers, [("image", ["batch", *taken])], [("logits", ["batch", *given_back])])
 
 
-def one_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
-    """Write image -> Q/DQ -> Conv (int8 weights) -> logits, quantized as symmetric S8 over `activations`."""
-    scale = np.abs(activations).max().astype(np.float32) / np.float32(127)
-    weights = np.random.default_rng(0).integers(-60, 60, (4, 3, 3, 3)).astype(np.int8)
-    constants = {
-        "s": np.array(scale), "z": np.array(zero, np.int8), "w": weights,
-        "ws": np.full(4, 0.01, np.float32), "wz": np.zeros(4, np.int8),
+def one_conv(
+    path: Path,
+    scale: float,
+    zero: int,
+    weights: np.ndarray,
+    weight_scales: np.ndarray,
+    size: int,
+    stride: int = 1,
+    pad: int = 0,
+) -> Path:
+    """Write image [batch, inner, size, size] -> Q/DQ of this grid -> Conv (int8 weights) -> logits."""
+    outer, inner, kernel, _ = weights.shape
+    constants: dict[str, np.ndarray] = {
+        "s": np.array(scale, np.float32), "z": np.array(zero, np.int8), "w": weights,
+        "ws": weight_scales.astype(np.float32), "wz": np.zeros(outer, np.int8),
     }  # fmt: skip
     nodes = [
         helper.make_node("QuantizeLinear", ["image", "s", "z"], ["q"], "Q"),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "DQ"),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "WDQ", axis=0),
-        helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", kernel_shape=[3, 3]),
+        helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", strides=[stride] * 2, pads=[pad] * 4),
     ]
-    return saved(path, nodes, constants, (3, 16, 16), (4, 14, 14))
+    side = (size + 2 * pad - kernel) // stride + 1
+    return saved(path, nodes, constants, (inner, size, size), (outer, side, side))
+
+
+def picture_conv(path: Path, activations: np.ndarray, *, zero: int = 0) -> Path:
+    """Write a convolution over toys' images, on the grid of symmetric S8 over `activations` moved by `zero`."""
+    weights = np.random.default_rng(0).integers(-60, 60, (4, 3, 3, 3)).astype(np.int8)
+    return one_conv(path, float(np.abs(activations).max()) / 127, zero, weights, np.full(4, 0.01), 16)
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,21 +118,11 @@ def test_a_layer_on_any_grid_moves_to_u8_without_a_bit_changed(
     inner: int, outer: int, kernel: int, stride: int, scale: float, zero: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    constants: dict[str, np.ndarray] = {
-        "s": np.array(scale, np.float32), "z": np.array(zero, np.int8), "wz": np.zeros(outer, np.int8),
-        "w": rng.integers(-127, 128, (outer, inner, kernel, kernel)).astype(np.int8),
-        "ws": rng.uniform(0.001, 0.1, outer).astype(np.float32),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["q"], "Q"),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "DQ"),
-        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "WDQ", axis=0),
-        helper.make_node("Conv", ["d", "wd"], ["logits"], "conv", strides=[stride] * 2, pads=[1] * 4),
-    ]
-    side = (9 + 2 - kernel) // stride + 1
+    weights = rng.integers(-127, 128, (outer, inner, kernel, kernel)).astype(np.int8)
     images = rng.normal(0, 60 * scale, (2, inner, 9, 9)).astype(np.float32)  # some saturate on every grid
     with tempfile.TemporaryDirectory() as folder:
-        source = saved(Path(folder, "s8.onnx"), nodes, constants, (inner, 9, 9), (outer, side, side))
+        steps = rng.uniform(0.001, 0.1, outer)
+        source = one_conv(Path(folder, "s8.onnx"), scale, zero, weights, steps, 9, stride, pad=1)
         found = rewrite(source, Path(folder, "u8.onnx"), Ranges({}, 0))
         assert types(found) >= {TensorProto.UINT8}
         np.testing.assert_array_equal(run(found, images), run(source, images))
@@ -170,13 +175,13 @@ def types(path: Path) -> set[int]:
 
 def test_a_grid_of_its_own_is_kept(tmp_path: Path) -> None:
     images = np.concatenate(toys.images(4))
-    source = one_conv(tmp_path / "s8.onnx", images, zero=5)
+    source = picture_conv(tmp_path / "s8.onnx", images, zero=5)
     found = rewrite(source, tmp_path / "u8.onnx", Ranges({}, 0))
     np.testing.assert_array_equal(run(found, images), run(source, images))
 
 
 def test_activations_of_another_width_are_refused(tmp_path: Path) -> None:
-    model = onnx.load(one_conv(tmp_path / "s8.onnx", np.ones(1, np.float32)))
+    model = onnx.load(picture_conv(tmp_path / "s8.onnx", np.ones(1, np.float32)))
     zero = next(tensor for tensor in model.graph.initializer if tensor.name == "z")
     zero.CopyFrom(numpy_helper.from_array(np.array(0, np.int16), "z"))
     onnx.save(model, tmp_path / "s16.onnx")

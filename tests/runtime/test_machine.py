@@ -1,6 +1,7 @@
 """How many cores may be used, read from what Linux says of several machines."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,20 @@ HYPERTHREADED = "\n\n".join(
     f"processor\t: {i}\nmodel name\t: X\nphysical id\t: {i // 4}\ncore id\t\t: {i % 4 // 2}" for i in range(8)
 )
 ARM = "\n\n".join(f"processor\t: {i}\nFeatures\t: asimd" for i in range(6))
+
+
+@pytest.fixture
+def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Iterable[int], str], None]:
+    """Make this process one on a machine of that /proc/cpuinfo, with such an affinity and such a quota."""
+
+    def pretend(cpuinfo: str, affinity: Iterable[int], quota: str) -> None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+        (tmp_path / "cpu.max").write_text(quota)
+        monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(affinity))
+
+    return pretend
 
 
 @pytest.mark.parametrize(
@@ -26,13 +41,9 @@ ARM = "\n\n".join(f"processor\t: {i}\nFeatures\t: asimd" for i in range(6))
     ],
 )
 def test_physical_cores(
-    cpuinfo: str, affinity: set[int], quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpuinfo: str, affinity: Iterable[int], quota: str, cores: int, on: Callable[[str, Iterable[int], str], None]
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(affinity))
+    on(cpuinfo, affinity, quota)
     assert machine.physical_cores() == cores
 
 
@@ -47,13 +58,9 @@ def test_physical_cores(
     ],
 )
 def test_whether_threads_take_every_core(
-    affinity: set[int], quota: str, threads: int, every: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    affinity: Iterable[int], quota: str, threads: int, every: bool, on: Callable[[str, Iterable[int], str], None]
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(HYPERTHREADED)
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(affinity))
+    on(HYPERTHREADED, affinity, quota)
     assert machine.takes_every_core(threads) is every
 
 
