@@ -1,6 +1,7 @@
 """docs/passes.md from the results of benchmarks/passes.py; by hand is only what was tried once and left out."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,31 @@ Tried once (AMD EPYC with AVX2, processor time; how fast what ships would be wit
 
 def write_page(results: Path) -> None:
     """Write the page: a table a backend and precision."""
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    found = _read(results)
     machines = sorted({_machine(result) for result in found})
     text = HEAD.format(machines=f"Measured on {'; '.join(machines)}." if machines else "Nothing is measured yet.")
     tables = [line for kind in KINDS for line in _table([result for result in found if kind in result], kind)]
     PAGE.write_text("\n".join([text, *tables]) + FOOT)
+
+
+def summary(results: Path) -> list[str]:
+    """Return a table of one row a pass and engine, over the models whose graph the pass changes, for another page."""
+    lines = ["| engine | changed | models | times slower | least to most |", "| --- | --- | ---: | ---: | --- |"]
+    found = _read(results)
+    for kind, engine in KINDS.items():
+        timed = [(result["model"], result[kind]) for result in found if kind in result]
+        for variant in (name for name in (timed[0][1] if timed else ()) if name not in ("all", "none")):
+            slower = {model: rows[variant]["slower"][0] for model, rows in timed if rows[variant]}
+            if slower:
+                mean = math.exp(sum(map(math.log, slower.values())) / len(slower))
+                least, most = (f"{pick(slower, key=slower.__getitem__)}" for pick in (min, max))
+                spread = f"{slower[least]:.2f} ({least}) to {slower[most]:.2f} ({most})" if len(slower) > 1 else least
+                lines.append(f"| {engine.partition(',')[0]} | {variant} | {len(slower)} | {mean:.2f} | {spread} |")
+    return [*lines, ""]
+
+
+def _read(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
 
 
 def _machine(result: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
-"""docs/benchmarks.md from the results of benchmarks/peers.py. Nothing in it is written by hand, losses included."""
+"""docs/benchmarks.md from the results of benchmarks/peers.py and passes.py. Nothing in it is written by hand."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import passes_page
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 OURS, EAGER = "deploy-compile", "PyTorch eager"
@@ -20,10 +22,16 @@ timed in several sittings, each with processes anew, and its interval is over th
 held-out samples.
 *build* is what making it ready took, *first* the first run in a fresh process, *GiB* the peak memory of its tool.
 
-What each rewriting of the graph is worth by itself: [passes.md](passes.md), [residuals.md](residuals.md). Accuracy on
-trained networks, which these are not: [tasks.md](tasks.md).
+What each rewriting of the graph is worth by itself stands below. Accuracy on trained networks, which these are not:
+[tasks.md](tasks.md).
 
 {machines}
+"""
+PASSES = """## Each graph pass, on and off
+
+An engine as it ships beside the same one with a pass left out, or put in: the geometric mean over the models whose
+graph the pass changes, the least and the most. Above 1 the shipped form is faster. Every model with its interval, what
+the passes are, how far their answers differ: [passes.md](passes.md); sums of residuals: [residuals.md](residuals.md).
 """
 
 
@@ -38,7 +46,9 @@ def write_page(results: Path) -> None:
         else "Nothing is measured yet.",
         samples="/".join(sorted({str(result["samples"]) for result in measured})) or "the",
     )
-    PAGE.write_text("\n".join([text, *_summary(measured), *(line for result in found for line in _model(result))]))
+    tables = [line for result in found for line in _model(result)]
+    passes = passes_page.summary(results.parent / "passes")
+    PAGE.write_text("\n".join([text, *_summary(measured), PASSES, *passes, *tables]))
 
 
 def _machine(result: Mapping[str, Any]) -> str:
