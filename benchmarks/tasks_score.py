@@ -85,12 +85,12 @@ def answers_of(
 ) -> tuple[Answers | None, bool, str]:
     """Return a candidate's answers, whether they are emulated, and what its row says; None where it has none."""
     engine, row = one.engine, one.row
+    graph = graph_of(one, made.graphs)
+    if row.emulated and row.status in ("built_not_run", "failed", "rejected") and graph is not None:
+        return emulate(graph.path, samples, None, threads), True, row.reason
     if engine.file is not None and row.status in ("passed", "failed", "rejected"):
         opened = (engine.file, engine.backend, engine.precision, recipe.inputs, recipe.outputs, Batch())
         return parity_run.outputs(*opened, paths(samples), threads, engine.target), False, row.reason
-    graph = graph_of(one, made.graphs)
-    if row.status == "built_not_run" and graph is not None:
-        return emulate(graph.path, samples, None, threads), True, row.reason
     if row.precision == "bf16" and row.status == "refused" and graph is not None:
         return through(bf16(onnx_graph.load(graph.path)), samples, None, threads), True, EMULATED
     return None, False, row.reason

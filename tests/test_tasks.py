@@ -10,8 +10,12 @@ import onnx
 import pytest
 import torch
 
+from deploy_compile.attempt import Tried
 from deploy_compile.options import Options, fitted
+from deploy_compile.pipeline import Verified
+from deploy_compile.results import Built, Graph
 from deploy_compile.sample_files import write
+from deploy_runtime.evidence import Candidate, Status
 from tests import toys
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -67,6 +71,20 @@ def test_bf16_is_emulated_at_every_node(tasks: dict[str, ModuleType], tmp_path: 
     assert np.array_equal(rounded, torch.from_numpy(rounded).bfloat16().float().numpy())
     error = np.abs(rounded - plain).max() / np.abs(plain).max()
     assert 2.0**-10 < error < 2.0**-5
+
+
+@pytest.mark.parametrize("status", ["built_not_run", "failed"])
+def test_an_engine_that_cannot_run_here_is_emulated_whatever_its_gate_said(
+    tasks: dict[str, ModuleType], tmp_path: Path, status: Status
+) -> None:
+    graph = Graph(toys.conv_graph(tmp_path / "toy.onnx"), "fp32", 9, 1, 0, {})
+    write(tmp_path / "samples", ({"image": image} for image in toys.images(3)))
+    engine = Built("tensorrt_rtx", "fp32", "rtx", "built_not_run", "", tmp_path / "engine.trt", (), 0.0)
+    tried = Tried(engine, Candidate("tensorrt_rtx", "fp32", "rtx", status, emulated=True))
+    made = Verified(None, None, None, (graph,), None, (tried,), {})  # type: ignore[arg-type]
+    answers, emulated, _ = tasks["score"].answers_of(tried, None, made, tmp_path / "samples", 1)
+    assert emulated
+    assert answers["logits"].shape[0] == 3
 
 
 def test_a_map_is_decided_cell_by_cell(tasks: dict[str, ModuleType]) -> None:

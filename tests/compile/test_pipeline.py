@@ -12,8 +12,8 @@ from deploy_compile.choose import choose
 from deploy_compile.int8 import Rankings, fails, quantized
 from deploy_compile.options import Options
 from deploy_compile.pipeline import Verified, evaluated
-from deploy_compile.results import Built, Evaluated, Graph, Predicted, Samples
-from deploy_compile.results_int8 import Corrected, Ranges, Ranked, Reached, Repaired
+from deploy_compile.results import Audited, Built, Evaluated, Graph, Parity, Predicted, Reference, Samples
+from deploy_compile.results_int8 import Corrected, Joined, Ranges, Ranked, Reached, Repaired
 from deploy_compile.targets import get
 from deploy_runtime.drift import Drift
 from deploy_runtime.errors import GateError
@@ -21,6 +21,7 @@ from deploy_runtime.evidence import (
     Accuracy,
     Calibration,
     Candidate,
+    Coverage,
     Difference,
     Evaluation,
     Interval,
@@ -144,3 +145,72 @@ def test_layers_are_ranked_once_for_all_forms_that_quantize_the_same(
         assert not quantized(run, seen, asked, [], rankings).graphs  # type: ignore[arg-type]
     assert ran.count("rank") == len(rankings) == times
     assert ran.count("repair") == 2
+
+
+class Flipping:
+    """Answers for the stages of a target whose INT8 graph is far within the limits, and decides otherwise of one
+    sample of 16 until layers are back in float for `margin_db`; `excused` candidates decide as PyTorch does."""
+
+    def __init__(self, margin_db: float, *excused: Precision) -> None:
+        self.margin_db, self.excused, self.repaired = margin_db, excused, list[float]()
+        self.plain = Graph(Path(__file__), "int8", 9, 3, 3, {})
+
+    def __call__(self, stage: Any, *args: Any) -> Any:
+        return getattr(self, stage.__name__)(*args)
+
+    def each(self, _: int, __: Any, asked: Any) -> list[Built]:
+        return [
+            Built(backend, precision, target.name, "passed", "", graph.path, (), 0.0)
+            for graph, _, backend, precision, target, *_ in asked
+        ]
+
+    def quantize(self, *_: Any) -> Graph:
+        return self.plain
+
+    def correct(self, *_: Any) -> Corrected:
+        return Corrected(self.plain)
+
+    def reach(self, *args: Any) -> Reached:
+        return Reached(28.2, max(margin for margin in args[4] if margin <= 10.2), 3, Path("floats"), Path("whole"))
+
+    def rank(self, *_: Any) -> Ranked:
+        return Ranked({"/a": 0.1}, {})
+
+    def repair(self, *args: Any) -> Repaired:
+        self.repaired.append(args[7])
+        graph = replace(self.plain, kept_float={"/a": "taken back"})
+        return Repaired(graph, Repair(("/a",), 3, 28.2, 18.0 + args[7], 1.1, 0))
+
+    def join(self, _: Graph, int8: Graph, *__: Any) -> Joined:
+        return Joined(int8)
+
+    def audit(self, *_: Any) -> Audited:
+        return Audited(Coverage({"int8": 3}, {"int8": 1.0}))
+
+    def parity(self, engine: Built, graph: Graph, *_: Any) -> Parity:
+        same = engine.precision in self.excused or (bool(graph.kept_float) and self.repaired[-1] >= self.margin_db)
+        agreement = 1.0 if same else 15 / 16
+        return Parity((replace(NEAR, cosine=0.9995, sqnr_db=28.2, agreement=agreement, decisions=16),), "passed", "")
+
+
+@pytest.mark.parametrize(
+    ("run", "margins", "shipped"),
+    [
+        (Flipping(20.0), [15.0, 20.0], ["int8", "int8_bf16"]),
+        (Flipping(20.0, "int8_bf16"), [], ["int8_bf16"]),  # a layer in float would slow the one that passes
+        (Flipping(99.0), [15.0, 20.0, 25.0], []),
+    ],
+)
+def test_layers_go_back_where_every_candidate_decides_otherwise_of_a_sample(
+    run: Flipping, margins: list[float], shipped: list[Precision]
+) -> None:
+    here, torch = Path(), Reference(Path(), Path(), Path(), 0, {}, 1.0)
+    samples = Samples(here, here, here, Calibration(True, 0, 0, "auto", "", ()), "", True)
+    options, recipe = Options("resnet18", int8=True), deploy_recipes.get("resnet18")
+    seen = Seen(recipe, options, samples, torch, run.plain, Ranges({}, 1), None, None)
+    wanted: Any = [(get("cpu"), "openvino", precision) for precision in ("int8", "int8_bf16")]
+    found = quantized(run, seen, wanted, [], Rankings())  # type: ignore[arg-type]
+    assert run.repaired == margins
+    assert [one.row.precision for one in found.tried if one.row.status == "passed"] == shipped
+    assert found.repair is not None
+    assert bool(found.repair.taken) is bool(margins)
