@@ -26,9 +26,9 @@ architecture exports, quantizes, builds and answers as PyTorch does; accuracy is
 * *params* in millions; *GMACs* are multiply-adds of convolutions and matrix products, in billions, of one sample.
 * *fp32* is the largest relative error of all backends, *fp16* and *int8* the signal to noise in dB, of the worst
   output. fp16 is that of TensorRT-RTX's graph, computed with every value rounded to half precision on the CPU
-  (emulated). int8 is the better of the CPU backends, and *back* how many quantized layers went back to float to get
-  there (docs/int8.md). *branch* is by how much zeroing the deepest residual branch moves the answers, in multiples of
-  the INT8 error: parity says something about it from about 3 on.
+  (emulated). int8 is the best of the CPU engines with INT8 layers that pass, and *back* how many quantized layers went
+  back to float to get there (docs/int8.md). *branch* is by how much zeroing the deepest residual branch moves the
+  answers, in multiples of the INT8 error: parity says something about it from about 3 on.
 * *RTX* counts the TensorRT-RTX engines that were built and audited; **none has run on hardware**. *INT8* and *FP16* are
   the share of multiply-adds that the compiler gave that precision in the int8 and the fp16 engine.
 * *x PyTorch* is the chosen candidate's speed-up over PyTorch eager with its 95 % interval, {threads} threads, batch 1.
@@ -38,7 +38,7 @@ architecture exports, quantizes, builds and answers as PyTorch does; accuracy is
 transposed convolutions, which TensorRT computes in float whatever the graph says. `deploy-compile show NAME` lists what
 else a recipe keeps, each with its reason.
 
-**EfficientNet keeps most of its layers in float**, and so does what is built of its blocks (the `efficientnet_b5_…` and
+**EfficientNet keeps many of its layers in float**, and so does what is built of its blocks (the `efficientnet_b5_…` and
 the longitudinal networks): its batch norms amplify the depthwise convolutions up to 200 times, so that rounding their
 inputs alone leaves 9 to 27 dB. The pipeline takes the worst layers back to float until INT8 passes (*back*), and the
 verdict says what that costs; on processors without 8-bit dot products little speed is left to gain.
@@ -80,9 +80,20 @@ def _machine(result: Mapping[str, Any]) -> str:
 
 def _passes(result: Mapping[str, Any], precision: str) -> bool:
     """Whether every backend that builds a precision passes with it; for int8 one of the CPU backends is enough."""
-    rows = [row for row in result.get("candidates", ()) if row["precision"] == precision and row["status"] != "refused"]
-    good = [row["status"] in ("passed", "built_not_run") for row in rows]
-    return bool(good) and (any(good) if precision == "int8" else all(good))
+    rows = result.get("candidates", ())
+    if precision == "int8":
+        return any(map(_good, _int8(rows)))
+    good = [_good(row) for row in rows if row["precision"] == precision and row["status"] != "refused"]
+    return bool(good) and all(good)
+
+
+def _int8(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows with INT8 layers that ran here, whatever the layers between them compute in."""
+    return [row for row in rows if row["precision"].startswith("int8") and row["backend"] != "tensorrt_rtx"]
+
+
+def _good(row: Mapping[str, Any]) -> bool:
+    return row["status"] in ("passed", "built_not_run")
 
 
 def _family(family: str, recipes: Iterable[Recipe], measured: Mapping[str, Any]) -> str:
@@ -124,7 +135,7 @@ def _line(recipe: Recipe, result: Mapping[str, Any] | None) -> str:
         f"{result['stages_s'].get('export', 0.0):.0f}",
         _relative([row for row in rows if row["precision"] == "fp32"]),
         _decibel([row for row in rtx if row["precision"] == "fp16"]),
-        _decibel([row for row in rows if row["precision"] == "int8" and row["backend"] != "tensorrt_rtx"]),
+        _decibel(_int8(rows)),
         _back(result.get("repair")),
         _branch(result),
         f"{sum(row['status'] in ('passed', 'built_not_run', 'failed') for row in rtx)} of {len(rtx)}",
@@ -140,16 +151,17 @@ def _line(recipe: Recipe, result: Mapping[str, Any] | None) -> str:
 
 def _relative(rows: Sequence[Mapping[str, Any]]) -> str:
     measured = [row["drift"]["max_relative"] for row in rows if row["drift"]]
-    good = all(row["status"] in ("passed", "built_not_run") for row in rows)
+    good = all(map(_good, rows))
     return f"{max(measured):.0e}{'' if good else ' **failed**'}" if measured else "failed"
 
 
 def _decibel(rows: Sequence[Mapping[str, Any]]) -> str:
-    best = max((row for row in rows if row["drift"]), key=lambda row: row["drift"]["sqnr_db"] or 0.0, default=None)
+    """The ratio of the row nearest to PyTorch, of those that passed where some did."""
+    measured = [row for row in rows if row["drift"]]
+    best = max(measured, key=lambda row: (_good(row), row["drift"]["sqnr_db"] or 0.0), default=None)
     if best is None:
         return "; ".join(sorted({row["status"] for row in rows})) or "not built"
-    good = any(row["status"] in ("passed", "built_not_run") for row in rows)
-    return f"{best['drift']['sqnr_db']:.1f}{'' if good else ' **' + best['status'] + '**'}"
+    return f"{best['drift']['sqnr_db']:.1f}{'' if _good(best) else ' **' + best['status'] + '**'}"
 
 
 def _back(repair: Mapping[str, Any] | None) -> str:
