@@ -1,9 +1,9 @@
 """docs/passes.md from the results of benchmarks/passes.py; by hand is only what was tried once and left out."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "passes.md"
@@ -74,8 +74,8 @@ def summary(results: Path) -> list[str]:
         for variant in (name for name in (timed[0][1] if timed else ()) if name not in ("all", "none")):
             slower = {model: rows[variant]["slower"][0] for model, rows in timed if rows[variant]}
             if slower:
-                mean = math.exp(sum(map(math.log, slower.values())) / len(slower))
-                least, most = (f"{pick(slower, key=slower.__getitem__)}" for pick in (min, max))
+                mean = geometric_mean(slower.values())
+                least, most = (pick(slower, key=slower.__getitem__) for pick in (min, max))
                 spread = f"{slower[least]:.2f} ({least}) to {slower[most]:.2f} ({most})" if len(slower) > 1 else least
                 lines.append(f"| {engine.partition(',')[0]} | {variant} | {len(slower)} | {mean:.2f} | {spread} |")
     return [*lines, ""]

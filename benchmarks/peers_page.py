@@ -1,9 +1,9 @@
 """docs/benchmarks.md from the results of benchmarks/peers.py and passes.py. Nothing in it is written by hand."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import passes_page
@@ -68,7 +68,7 @@ def _summary(results: Sequence[Mapping[str, Any]]) -> list[str]:
         for threads in _threads(results):
             ratios = [_over(result, title, threads) for result in results]
             known = [ratio for ratio in ratios if ratio is not None]
-            cells.append(f"{math.exp(sum(map(math.log, known)) / len(known)):.2f}" if known else "not run")
+            cells.append(f"{geometric_mean(known):.2f}" if known else "not run")
         count = sum(_over(result, title, "1") is not None for result in results)
         lines.append(f"| {title} | {' | '.join(cells)} | {count} |")
     return [*lines, ""]
