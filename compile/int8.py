@@ -18,7 +18,7 @@ from deploy_runtime.evidence import Backend, Candidate, Precision, Repair
 from deploy_runtime.judge import judge, passed
 
 # By how much the INT8 graph has to beat its limits on the calibration samples: more where held-out samples then fail,
-# and beyond USUAL_DB only where no candidate would ship: one flipped decision of 16 can fail a graph at 28 dB, limit 18.
+# and beyond USUAL_DB only where no candidate would ship: one flipped decision of 16 fails a graph 10 dB within them.
 MARGINS_DB, USUAL_DB = (1.0, 3.0, 6.0, 10.0, 15.0, 20.0, 25.0), 10.0
 Rankings = dict[frozenset[str], Ranked]
 ALL_BACK = "no layer may stay in INT8: with all of them back in float nothing is left to ship"
